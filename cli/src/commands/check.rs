@@ -1,0 +1,176 @@
+//! `plakar check`.
+
+use std::ffi::OsString;
+
+use clap::Args;
+use plakar_core::check::{CheckOptions, CheckReport, Reading, check};
+use plakar_core::id::SnapshotId;
+use plakar_core::repository::{Repository, Snapshot};
+use serde_json::json;
+
+use crate::context::{Context, shown_location};
+use crate::engine_errors::check_error;
+use crate::error::{CommandError, Exit};
+use crate::selection::{SelectionArgs, Target, choose};
+use crate::ui::format::{count, escaped, one_line};
+use crate::ui::json::PathText;
+use crate::ui::progress::{self, LineStyle};
+
+/// Verify the repository, or some of its snapshots
+///
+/// Without a snapshot and without options that choose some, every object of the repository is verified. All data is read,
+/// unless -fast or -read-percent says otherwise. Damage is named on standard error, and the exit code is 65.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  plakar check
+  plakar check -fast
+  plakar check 9abc3294 1b2c:/etc
+  plakar check -latest -read-percent 10")]
+pub(crate) struct CheckArgs {
+    /// Verify the structure only, without reading the data of files
+    #[arg(long)]
+    fast: bool,
+    /// Read this share of the data, chosen at random
+    #[arg(long, value_name = "N", conflicts_with = "fast", value_parser = clap::value_parser!(u8).range(1..=100))]
+    read_percent: Option<u8>,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Snapshots, or paths in them
+    #[arg(value_name = "ID[:PATH]")]
+    targets: Vec<OsString>,
+}
+
+impl CheckArgs {
+    pub(crate) fn run(self, context: &Context) -> Result<Exit, CommandError> {
+        let selection = self.selection.selection(context.now())?;
+        let named = self
+            .targets
+            .iter()
+            .map(|target| Target::parse(target))
+            .collect::<Result<Vec<_>, _>>()?;
+        if !named.is_empty() && selection.is_given() {
+            return Err(
+                CommandError::usage("check: snapshots are named and options choose others as well")
+                    .hint("use one or the other"),
+            );
+        }
+        let (repository, _) = context.open()?;
+        let (targets, exit) = if selection.is_given() {
+            let (snapshots, exit) = choose(context, &repository, &selection)?;
+            if snapshots.is_empty() && exit == Exit::Done {
+                return Err(
+                    CommandError::new(Exit::NotFound, "check: no snapshot matches the options")
+                        .hint("list what there is with `plakar ls`"),
+                );
+            }
+            (
+                snapshots.into_iter().map(|snapshot| (snapshot, None)).collect(),
+                exit,
+            )
+        } else {
+            let targets = named.iter().map(|target| target.resolve(context, &repository));
+            (targets.collect::<Result<Vec<_>, _>>()?, Exit::Done)
+        };
+        let reading = match (self.fast, self.read_percent) {
+            (true, _) => Reading::Nothing,
+            (false, Some(percent)) if percent < 100 => Reading::Percent(percent),
+            _ => Reading::All,
+        };
+        let checked = verify(context, &repository, targets, reading)?;
+        Ok(if checked == Exit::Done { exit } else { checked })
+    }
+}
+
+/// Verifies snapshots, or the whole repository when none are given, and tells what came of it.
+pub(crate) fn verify(
+    context: &Context,
+    repository: &Repository,
+    targets: Vec<(Snapshot, Option<Vec<u8>>)>,
+    reading: Reading,
+) -> Result<Exit, CommandError> {
+    let whole = targets.is_empty();
+    let options = CheckOptions {
+        reading,
+        targets,
+        workers: context.workers(),
+    };
+    let report = progress::run(
+        &context.output,
+        LineStyle::Verified,
+        !context.options.no_progress,
+        |job, _| check(repository, options, job),
+    );
+    let report = report.map_err(|error| super::stopped(context, check_error(repository, &error), "check"))?;
+    for damage in &report.damage {
+        context.output.problem(
+            &json!({"event": "damage", "what": damage.what, "why": damage.why}),
+            format_args!("check: ✘ {}: {}", one_line(&damage.what), one_line(&damage.why)),
+        );
+    }
+    for (id, path, sound) in &report.results {
+        tell(context, *id, path, *sound, whole);
+    }
+    if whole {
+        tell_whole(context, repository, &report);
+    }
+    Ok(if report.is_damaged() {
+        Exit::Damaged
+    } else {
+        Exit::Done
+    })
+}
+
+/// Tells how one snapshot is. Not the last line when the `whole` repository was checked.
+fn tell(context: &Context, id: SnapshotId, path: &[u8], sound: bool, whole: bool) {
+    let event = json!({
+        "event": "verified", "snapshot": id.to_string(), "path": PathText(path), "path_hex": PathText::exact(path), "sound": sound,
+    });
+    let name = format!("{}:{}", id.short(), escaped(path));
+    let line = format!("check: verification of {name} completed successfully");
+    match (sound, whole) {
+        (true, false) => context.output.conclude(&event, line),
+        (true, true) => context.output.show(&event, line),
+        (false, _) => {
+            context.output.problem(
+                &event,
+                format_args!("check: verification of {name} failed: it is damaged"),
+            );
+        }
+    }
+}
+
+fn tell_whole(context: &Context, repository: &Repository, report: &CheckReport) {
+    let location = shown_location(repository.location());
+    let objects = report.damage.len() as u64;
+    let event = json!({
+        "event": "verified",
+        "location": location,
+        "entries": report.entries,
+        "bytes": report.bytes,
+        "damaged_objects": objects,
+        "damaged_entries": report.damaged_entries,
+        "unindexed_packs": report.unindexed_packs,
+        "sound": !report.is_damaged(),
+    });
+    if report.is_damaged() {
+        let (objects, entries) = (count(objects, "damaged object"), entries(report.damaged_entries));
+        let line = format!(
+            "check: verification of {location} failed: {objects}, {entries} cannot be restored as they were"
+        );
+        context.output.problem(&event, line);
+    } else {
+        context.output.conclude(
+            &event,
+            format_args!("check: verification of {location} completed successfully"),
+        );
+    }
+}
+
+fn entries(number: u64) -> String {
+    if number == 1 {
+        "1 entry".to_owned()
+    } else {
+        format!("{number} entries")
+    }
+}

@@ -1,0 +1,247 @@
+//! `plakar connector`.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use plakar_core::plugin::{self, ConnectorEntry, ConnectorInfo};
+use plakar_plugin_api::conformance::{Outcome, Verdict};
+use serde_json::json;
+
+use crate::context::{Context, host_options, shown_location};
+use crate::engine_errors::connector_error;
+use crate::error::{CommandError, Exit};
+use crate::passphrase::shown;
+use crate::registry_edit;
+use crate::ui::format::{count, duration, escaped, one_line};
+
+/// List, show, add, remove or test the connectors that reach storages
+///
+/// A connector is a library that serves the schemes of some URLs. It is loaded only when its content is what was pinned when
+/// it was added. Registries are searched in order: -connectors FILE, ~/.config/plakar/connectors.toml,
+/// /etc/plakar/connectors.toml, then the connectors that come with the program.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  plakar connector list
+  plakar connector show sftp
+  plakar connector add ~/lib/libplakar_connector_ftp.so
+  plakar connector remove ftp
+  plakar connector check sftp://me@nas.example/tmp/try")]
+pub(crate) struct ConnectorArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    List(ListArgs),
+    Show(ShowArgs),
+    Add(AddArgs),
+    Remove(RemoveArgs),
+    Check(CheckArgs),
+}
+
+/// List the connectors: schemes, library, and where it is registered
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  plakar connector list")]
+struct ListArgs {}
+
+/// Load the connector of a scheme and show what it says of itself
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  plakar connector show fs")]
+struct ShowArgs {
+    /// A scheme, such as `sftp`
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+/// Register a connector: load it once, show what it is, and pin its content
+///
+/// This runs the library's code with your rights: add only what you trust. A connector that serves the same schemes is replaced.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  plakar connector add ~/lib/libplakar_connector_ftp.so")]
+struct AddArgs {
+    /// The library
+    #[arg(value_name = "FILE")]
+    library: PathBuf,
+}
+
+/// Remove a connector from your registry; its library stays
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  plakar connector remove ftp")]
+struct RemoveArgs {
+    /// One of its schemes
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+/// Test a connector against a real location, and print a verdict for each behaviour
+///
+/// The location must exist. What is written there is removed again.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  plakar connector check /tmp/empty\n  plakar connector check @nas")]
+struct CheckArgs {
+    /// A path, URL or `@alias`
+    #[arg(value_name = "URL")]
+    location: String,
+}
+
+impl ConnectorArgs {
+    pub(crate) fn run(self, context: &Context) -> Result<Exit, CommandError> {
+        let result = match self.action {
+            Action::List(ListArgs {}) => list(context),
+            Action::Show(show) => show.run(context),
+            Action::Add(add) => add.run(context),
+            Action::Remove(remove) => remove.run(context),
+            Action::Check(check) => check.run(context),
+        };
+        result.map_err(|error| error.context("connector"))
+    }
+}
+
+fn list(context: &Context) -> Result<Exit, CommandError> {
+    for ConnectorEntry {
+        schemes,
+        library,
+        pinned,
+        origin,
+    } in context.registry()?.entries()
+    {
+        let (library, origin) = (shown(library.as_os_str()), shown(origin.as_os_str()));
+        let event = json!({"event": "connector", "schemes": schemes, "library": library, "blake3": pinned, "registered_in": origin});
+        let pin = if pinned.is_some() { "pinned" } else { "bundled" };
+        context.output.conclude(
+            &event,
+            format_args!("{} {library} {pin} in {origin}", schemes.join(",")),
+        );
+    }
+    Ok(Exit::Done)
+}
+
+fn tell(context: &Context, event: &str, info: &ConnectorInfo, ending: &str) {
+    let library = shown(info.library.as_os_str());
+    let event = json!({
+        "event": event, "name": info.name, "version": info.version, "schemes": info.schemes, "library": library, "abi": info.abi,
+        "blake3": info.blake3,
+    });
+    let lines = format!(
+        "Name: {}\nVersion: {}\nSchemes: {}\nLibrary: {library}\nPlugin ABI: {}\nBLAKE3: {}{ending}",
+        one_line(&info.name),
+        one_line(&info.version),
+        one_line(&info.schemes.join(", ")),
+        one_line(&info.abi),
+        info.blake3,
+    );
+    context.output.conclude(&event, lines);
+}
+
+impl ShowArgs {
+    fn run(&self, context: &Context) -> Result<Exit, CommandError> {
+        let info = context
+            .registry()?
+            .info(&self.name)
+            .map_err(|error| connector_error(&error))?;
+        tell(context, "connector", &info, "");
+        Ok(Exit::Done)
+    }
+}
+
+impl AddArgs {
+    fn run(&self, context: &Context) -> Result<Exit, CommandError> {
+        let library = std::fs::canonicalize(&self.library).map_err(|error| {
+            CommandError::because(
+                Exit::Failed,
+                &format!("cannot add {}", shown(self.library.as_os_str())),
+                &error,
+            )
+        })?;
+        let info = plugin::inspect(&library, &host_options()).map_err(|error| connector_error(&error))?;
+        let file = context.own_registry();
+        registry_edit::add(&file, &info)?;
+        tell(
+            context,
+            "connector_added",
+            &info,
+            &format!("\nconnector: added in {}", shown(file.as_os_str())),
+        );
+        Ok(Exit::Done)
+    }
+}
+
+impl RemoveArgs {
+    fn run(&self, context: &Context) -> Result<Exit, CommandError> {
+        let file = context.own_registry();
+        let shown_file = shown(file.as_os_str());
+        if !registry_edit::remove(&file, &self.name)? {
+            let name = escaped(self.name.as_bytes());
+            return Err(CommandError::new(
+                Exit::Failed,
+                format!("no connector serves `{name}` in {shown_file}"),
+            )
+            .hint("see which there are with `plakar connector list`"));
+        }
+        let event = json!({"event": "connector_removed", "name": self.name, "file": shown_file});
+        context.output.show(
+            &event,
+            format_args!(
+                "connector: removed {} from {shown_file}",
+                escaped(self.name.as_bytes())
+            ),
+        );
+        Ok(Exit::Done)
+    }
+}
+
+impl CheckArgs {
+    fn run(&self, context: &Context) -> Result<Exit, CommandError> {
+        let place = context.place_of(OsStr::new(&self.location))?;
+        let registry = context.registry()?;
+        let settings = place.settings()?;
+        let report = plugin::check(&registry, &place.location, &settings, &host_options());
+        drop(settings);
+        let report = report.map_err(|error| connector_error(&error))?;
+        for verdict in &report.verdicts {
+            tell_verdict(context, verdict);
+        }
+        let (failed, all) = (report.failures().count() as u64, report.verdicts.len() as u64);
+        let location = shown_location(&place.location);
+        let event =
+            json!({"event": "conformance", "location": location, "behaviours": all, "failed": failed});
+        let behaviours = count(all, "behaviour");
+        if failed == 0 {
+            context.output.conclude(
+                &event,
+                format_args!("connector: {location} conforms in {behaviours}"),
+            );
+            return Ok(Exit::Done);
+        }
+        context.output.problem(
+            &event,
+            format_args!("connector: {location} fails {failed} of {behaviours}"),
+        );
+        Ok(Exit::Failed)
+    }
+}
+
+fn tell_verdict(context: &Context, verdict: &Verdict) {
+    let (word, why) = match &verdict.outcome {
+        Outcome::Pass => ("pass", None),
+        Outcome::Fail { why } => ("fail", Some(why)),
+        Outcome::Skipped { why } => ("skip", Some(why)),
+    };
+    let nanoseconds = u64::try_from(verdict.elapsed.as_nanos()).unwrap_or(u64::MAX);
+    let event = json!({
+        "event": "verdict", "behaviour": verdict.name, "outcome": word, "why": why, "duration_nanoseconds": nanoseconds,
+    });
+    let mark = match word {
+        "pass" => "✓",
+        "skip" => "-",
+        _ => "✘",
+    };
+    let why = why.map(|why| format!(": {}", one_line(why))).unwrap_or_default();
+    context.output.show(
+        &event,
+        format_args!("{mark} {}{why} ({})", verdict.name, duration(nanoseconds)),
+    );
+}

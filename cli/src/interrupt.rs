@@ -1,0 +1,89 @@
+//! What a signal to stop does: the first asks the running operation to end cleanly, the second ends the program; with
+//! no operation running the first already does. A terminal that hides its input is brought back first.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use plakar_core::progress::Cancel;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use crate::error::Exit;
+
+static STATE: Mutex<State> = Mutex::new(State {
+    cancel: None,
+    terminal: None,
+});
+
+/// Told to connectors, so that a call that waits for a server ends too.
+static STOPPING: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+struct State {
+    cancel: Option<Arc<Cancel>>,
+    terminal: Option<(OwnedFd, Termios)>,
+}
+
+/// Listens for SIGINT, SIGTERM and SIGHUP from now on.
+pub(crate) fn install() -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(|| {
+        let mut state = state();
+        match &state.cancel {
+            Some(cancel) if !cancel.is_cancelled() => {
+                cancel.cancel();
+                STOPPING.store(true, Ordering::Relaxed);
+            }
+            _ => {
+                restore(&mut state);
+                leave();
+            }
+        }
+    })
+}
+
+#[expect(clippy::exit, reason = "a signal arrived and nothing is left to tidy up")]
+fn leave() -> ! {
+    std::process::exit(Exit::Interrupted as i32)
+}
+
+/// Set by the first signal during an operation.
+pub(crate) fn stopping() -> Arc<AtomicBool> {
+    Arc::clone(&STOPPING)
+}
+
+/// While the guard lives, the first signal only asks `cancel` to stop.
+pub(crate) fn during(cancel: &Arc<Cancel>) -> Guard {
+    state().cancel = Some(Arc::clone(cancel));
+    Guard(())
+}
+
+/// While the guard lives, a signal restores the terminal to what it is now.
+pub(crate) fn protecting(terminal: OwnedFd) -> Guard {
+    if let Ok(attributes) = tcgetattr(&terminal) {
+        state().terminal = Some((terminal, attributes));
+    }
+    Guard(())
+}
+
+/// Ends what `during` or `protecting` began.
+#[derive(Debug)]
+pub(crate) struct Guard(());
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut state = state();
+        state.cancel = None;
+        state.terminal = None;
+    }
+}
+
+fn restore(state: &mut State) {
+    if let Some((terminal, attributes)) = state.terminal.take() {
+        if let Err(error) = tcsetattr(&terminal, OptionalActions::Now, &attributes) {
+            tracing::debug!(%error, "the terminal is gone");
+        }
+    }
+}
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,243 @@
+//! The command line itself, where no repository is needed: grammar, help, mistakes, configuration.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use support::{World, finish};
+
+#[test]
+fn version_prints_program_format_and_abi() {
+    let text = World::new().run("version").fine();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("plakar/v0."), "{text}");
+    assert_eq!(lines[1..], ["repository format 1", "plugin ABI 1.0"]);
+    assert_eq!(World::new().run("-version").fine(), text);
+    let json = World::new().run("version -json").fine();
+    assert!(
+        json.starts_with("{\"event\":\"version\",\"version\":\"v0."),
+        "{json}"
+    );
+}
+
+#[test]
+fn every_command_has_help_with_examples() {
+    let world = World::new();
+    let commands =
+        "create backup ls check restore cat info passphrase store connector completions man version";
+    for command in commands.split(' ') {
+        let text = world.run(&format!("help {command}")).fine();
+        assert!(
+            text.contains("Usage: ") && text.contains("Examples:"),
+            "{command}: {text}"
+        );
+        assert_eq!(world.run(&format!("{command} --help")).fine(), text);
+        assert_eq!(world.run(&format!("{command} -help")).fine(), text);
+        assert!(world.run(&format!("{command} -h")).fine().contains("Examples:"));
+    }
+    assert!(
+        world
+            .run("help")
+            .fine()
+            .contains("plakar [OPTIONS] [at REPOSITORY] COMMAND")
+    );
+}
+
+#[test]
+fn mistakes_are_one_line_and_exit_64() {
+    let world = World::new();
+    let mistakes = [
+        ("", "no command given; see `plakar help`"),
+        ("at", "`at` needs a repository; see `plakar help`"),
+        (
+            "at x at y ls",
+            "`at REPOSITORY` is given twice; see `plakar help`",
+        ),
+        ("at x", "no command given; see `plakar help`"),
+        (
+            "bckup",
+            "no such command `bckup` (did you mean `backup`?); see `plakar help`",
+        ),
+        (
+            "restore -too x",
+            "restore: unknown option `--too` (did you mean `--to`?); see `plakar help restore`",
+        ),
+        (
+            "restore -to",
+            "restore: `--to <DIR>` needs a value; see `plakar help restore`",
+        ),
+        ("ls a b", "ls: unexpected argument `b`; see `plakar help ls`"),
+        ("cat", "cat: missing <ID:PATH>...; see `plakar help cat`"),
+        ("cat 9abc", "cat: `9abc` names no file; write 9abc:PATH"),
+        (
+            "ls -since yesterday",
+            "-since: `yesterday` is not a time; write 2026-01-31, 2026-01-31T10:00:00Z, or an age like 30d or 2h30m",
+        ),
+        (
+            "ls -latest 9abc",
+            "ls: a snapshot is named and options choose others as well; use one or the other",
+        ),
+        (
+            "backup -force-timestamp 9999-01-01",
+            "backup: -force-timestamp: 9999-01-01 is in the future; give a time in the past",
+        ),
+        (
+            "backup -stdin a/b",
+            "backup: -stdin: the name must be that of a file, without `/`; for example `plakar backup -stdin dump.sql`",
+        ),
+    ];
+    for (words, message) in mistakes {
+        assert_eq!(world.run(words).refused(64), message, "{words}");
+    }
+    let malformed = world.run("ls ../x").refused(64);
+    assert!(malformed.starts_with("`../x` is not a snapshot"), "{malformed}");
+}
+
+#[test]
+fn with_json_an_error_is_an_event_as_well() {
+    let run = World::new().run("ls -json zz");
+    assert_eq!(run.code, 64);
+    assert!(
+        run.stdout
+            .starts_with("{\"event\":\"error\",\"code\":64,\"message\":\"`zz` is not a snapshot"),
+        "{run:?}"
+    );
+    assert!(
+        run.stderr.starts_with("plakar: `zz` is not a snapshot"),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn a_missing_ignore_file_is_an_error() {
+    let run = World::new().run("backup -ignore-file none .").refused(78);
+    assert!(run.starts_with("cannot use the patterns of none: "), "{run}");
+}
+
+#[test]
+fn a_full_disk_behind_standard_output_is_an_error() {
+    let world = World::new();
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .expect("Linux has it");
+    let run = world
+        .program()
+        .arg("version")
+        .stdout(full)
+        .output()
+        .expect("it runs");
+    assert_eq!(run.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&run.stderr).contains("cannot write the output"));
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    let world = World::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            world
+                .run(&format!("completions {shell}"))
+                .fine()
+                .contains("plakar")
+        );
+    }
+    world.run("man pages").fine();
+    for page in ["plakar.1", "plakar-backup.1", "plakar-passphrase-add.1"] {
+        assert!(world.path("pages").join(page).is_file(), "{page}");
+    }
+}
+
+#[test]
+fn the_configuration_is_edited_with_its_comments_and_shown_without_secrets() {
+    let world = World::new();
+    let file = world.write(
+        "home/.config/plakar/config.toml",
+        "# mine\n[repositories.home]\nlocation = \"/b\" # here\n",
+    );
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("allowed");
+    world
+        .run("store add nas sftp://me@h/p connections=4 password=hunter2")
+        .fine();
+    world.run("store set home location=/c").fine();
+    let text = fs::read_to_string(&file).expect("it is there");
+    assert!(
+        text.contains("# mine") && text.contains("location = \"/c\" # here"),
+        "{text}"
+    );
+    let shown = world.run("store show").fine();
+    assert_eq!(
+        shown,
+        "@home\n  location = /c\n@nas\n  location = sftp://me@h/p\n  connections = 4\n  password = ********\n"
+    );
+    assert!(world.run("store show -secrets nas").fine().contains("hunter2"));
+    assert!(
+        world
+            .run("store add nas /x")
+            .refused(73)
+            .contains("exists already")
+    );
+    world.run("store unset nas password").fine();
+    world.run("store rm home").fine();
+    assert_eq!(
+        world.run("store show").fine(),
+        "@nas\n  location = sftp://me@h/p\n  connections = 4\n"
+    );
+    assert!(
+        world
+            .run("at @home ls")
+            .refused(66)
+            .contains("no repository is called `home`")
+    );
+}
+
+#[test]
+fn a_mistake_in_the_configuration_names_file_and_line() {
+    let world = World::new();
+    world.write(
+        "c.toml",
+        "[repositories.home]\nlocation = \"/b\"\n\n[repository.x]\n",
+    );
+    assert_eq!(
+        world.run("-config c.toml ls").refused(78),
+        "c.toml, line 4: unknown key `repository`"
+    );
+    assert!(
+        world
+            .run("-config none.toml ls")
+            .refused(78)
+            .contains("cannot read the configuration none.toml")
+    );
+    world.write("d.toml", "[repositories.x]\n\nlocation = \"nope://h/p\"\n");
+    let unknown = world.run("-config d.toml at @x ls").refused(78);
+    assert!(
+        unknown.starts_with("d.toml, line 3, `location`: unknown scheme `nope`"),
+        "{unknown}"
+    );
+    assert!(
+        world
+            .run("at nope://h/p ls")
+            .refused(69)
+            .starts_with("unknown scheme `nope`")
+    );
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_warned_about() {
+    let world = World::new();
+    let file = world.write(
+        "c.toml",
+        "[repositories.x]\nlocation = \"/b\"\npassphrase = \"p\"\n",
+    );
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("allowed");
+    let run = world.run("-config c.toml store show");
+    assert_eq!(run.code, 0);
+    assert!(
+        run.stderr
+            .starts_with("plakar: warning: other users can read c.toml"),
+        "{run:?}"
+    );
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("allowed");
+    finish(world.program().args(["-config", "c.toml", "store", "show"])).fine();
+}

@@ -1,0 +1,361 @@
+//! Verifying packs: the hash of the object, its table of contents, every frame, every blob, and that the index agrees.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::format::index_segment::PackInfo;
+use crate::format::object::HEADER_BYTES;
+use crate::format::pack::{ContentsFrame, TRAILER_BYTES, Trailer};
+use crate::format::snapshot::Snapshot;
+use crate::format::tree::{Entry, EntryKind};
+use crate::id::{BlobId, PackId};
+use crate::progress::{Counters, Job};
+use crate::read_error::{DamageContext, ReadError};
+use crate::repository::{
+    BlobReader, EntryCursor, OpenedPack, Repository, decode_frame, open_contents, pack_key,
+    read_pack_contents,
+};
+
+use super::{CheckError, Findings};
+
+/// Decompressed metadata kept while the needed frames are collected, in bytes.
+const WALK_CACHE_BYTES: usize = 8 << 20;
+
+/// Which packs to read, and which frames of them.
+#[derive(Debug, Default)]
+pub(super) struct PackPlan {
+    packs: Vec<PlannedPack>,
+    unindexed: u64,
+}
+
+#[derive(Debug)]
+struct PlannedPack {
+    id: PackId,
+    size_bytes: u64,
+    /// Offsets and sealed lengths; `None` for the whole pack.
+    frames: Option<BTreeSet<(u32, u32)>>,
+}
+
+impl PlannedPack {
+    fn bytes(&self) -> u64 {
+        self.frames.as_ref().map_or(self.size_bytes, |frames| {
+            frames.iter().map(|frame| u64::from(frame.1)).sum()
+        })
+    }
+}
+
+impl PackPlan {
+    /// Every pack on the storage.
+    pub(super) fn all(repository: &Repository, listed: &HashMap<PackId, u64>) -> Self {
+        let known: BTreeSet<PackId> = repository.index().packs().iter().map(|pack| pack.id).collect();
+        let mut packs: Vec<PlannedPack> = listed
+            .iter()
+            .map(|(&id, &size_bytes)| PlannedPack {
+                id,
+                size_bytes,
+                frames: None,
+            })
+            .collect();
+        packs.sort_by_key(|pack| pack.id);
+        let unindexed = packs.iter().filter(|pack| !known.contains(&pack.id)).count() as u64;
+        Self { packs, unindexed }
+    }
+
+    /// The frames that hold the contents of some snapshots. Their tree nodes are verified by the walk itself.
+    pub(super) fn needed(
+        repository: &Repository,
+        targets: &[(Snapshot, Option<Vec<u8>>)],
+        job: Job<'_>,
+    ) -> Result<Self, CheckError> {
+        let mut frames: HashMap<PackId, (PackInfo, BTreeSet<(u32, u32)>)> = HashMap::new();
+        let mut seen = std::collections::HashSet::new();
+        let mut want = |id: &BlobId| -> Result<(), ReadError> {
+            if let Some(place) = repository.find(id)? {
+                let pack = frames
+                    .entry(place.pack.id)
+                    .or_insert_with(|| (*place.pack, BTreeSet::new()));
+                pack.1.insert((place.frame_offset, place.frame_length));
+            }
+            Ok(())
+        };
+        for (snapshot, path) in targets {
+            let path = path
+                .clone()
+                .unwrap_or_else(|| crate::restore::common_root(snapshot));
+            let start = match repository.entry_at(snapshot, &super::entries::absolute(snapshot, &path)) {
+                Ok(start) => start,
+                // The walk over the entries names it.
+                Err(error) if error.is_damage() => None,
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(start) = start {
+                collect(repository, start, job, &mut seen, &mut want)?;
+            }
+        }
+        let mut packs: Vec<PlannedPack> = frames
+            .into_iter()
+            .map(|(id, (info, frames))| {
+                let bytes: u64 = frames.iter().map(|frame| u64::from(frame.1)).sum();
+                let most = bytes * 2 > info.size_bytes;
+                PlannedPack {
+                    id,
+                    size_bytes: info.size_bytes,
+                    frames: (!most).then_some(frames),
+                }
+            })
+            .collect();
+        packs.sort_by_key(|pack| pack.id);
+        Ok(Self { packs, unindexed: 0 })
+    }
+
+    /// A random share of the packs, at least one.
+    pub(super) fn sample(mut self, percent: u8, repository: &Repository) -> Result<Self, CheckError> {
+        let wanted = (self.packs.len() * usize::from(percent)).div_ceil(100).max(1);
+        let seed: [u8; 32] = repository
+            .environment()
+            .random()
+            .map_err(|error| ReadError::damaged("the choice of packs", error.to_string()))?;
+        self.packs
+            .sort_by_key(|pack| *blake3::keyed_hash(&seed, pack.id.as_bytes()).as_bytes());
+        self.packs.truncate(wanted);
+        Ok(self)
+    }
+
+    /// Bytes that will be read.
+    pub(super) fn bytes(&self) -> u64 {
+        self.packs.iter().map(PlannedPack::bytes).sum()
+    }
+
+    /// Packs that no index segment names.
+    pub(super) fn unindexed(&self) -> u64 {
+        self.unindexed
+    }
+}
+
+/// Asks for every blob of the contents below an entry; directories met before are skipped.
+fn collect(
+    repository: &Repository,
+    start: Entry,
+    job: Job<'_>,
+    seen: &mut std::collections::HashSet<BlobId>,
+    want: &mut dyn FnMut(&BlobId) -> Result<(), ReadError>,
+) -> Result<(), CheckError> {
+    let mut reader = BlobReader::new(repository, WALK_CACHE_BYTES);
+    let mut stack: Vec<EntryCursor> = Vec::new();
+    let mut next = Some(start);
+    loop {
+        if job.cancel.is_cancelled() {
+            return Err(CheckError::Cancelled);
+        }
+        if let Some(entry) = next.take() {
+            let walked = match (entry.kind, entry.node) {
+                (EntryKind::Directory, Some(node)) => {
+                    if seen.insert(node) {
+                        stack.push(EntryCursor::new(node));
+                    }
+                    Ok(())
+                }
+                _ => reader.for_each_item(&entry.content, &mut |item| {
+                    item.blob.map_or(Ok(()), |id| want(&id))
+                }),
+            };
+            match walked {
+                Err(error) if !error.is_damage() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        let Some(cursor) = stack.last_mut() else {
+            return Ok(());
+        };
+        match cursor.next(&mut reader) {
+            Ok(Some(entry)) => next = Some(entry),
+            Ok(None) => {
+                stack.pop();
+            }
+            Err(error) if error.is_damage() => {
+                stack.pop();
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Reads and verifies the planned packs in parallel; returns how many bytes were read.
+pub(super) fn verify_packs(
+    repository: &Repository,
+    plan: &PackPlan,
+    workers: usize,
+    findings: &Findings,
+    job: Job<'_>,
+) -> Result<u64, CheckError> {
+    let next = AtomicUsize::new(0);
+    let bytes = AtomicU64::new(0);
+    let failure: Mutex<Option<ReadError>> = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..workers.min(plan.packs.len()) {
+            scope.spawn(|| {
+                while let Some(pack) = plan.packs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let failed = failure.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+                    if failed || job.cancel.is_cancelled() {
+                        return;
+                    }
+                    match verify_pack(repository, pack, findings) {
+                        Ok(()) => {
+                            bytes.fetch_add(pack.bytes(), Ordering::Relaxed);
+                            Counters::add(&job.counters.bytes, pack.bytes());
+                        }
+                        Err(error) if error.is_damage() => {
+                            findings.suspect(pack.id);
+                            findings.add_error(&pack_key(pack.id), error);
+                        }
+                        Err(error) => {
+                            failure
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .get_or_insert(error);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if job.cancel.is_cancelled() {
+        return Err(CheckError::Cancelled);
+    }
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error.into()),
+        None => Ok(bytes.into_inner()),
+    }
+}
+
+fn verify_pack(repository: &Repository, pack: &PlannedPack, findings: &Findings) -> Result<(), ReadError> {
+    match &pack.frames {
+        None => verify_whole(repository, pack, findings),
+        Some(frames) => verify_frames(repository, pack, frames, findings),
+    }
+}
+
+fn verify_whole(repository: &Repository, pack: &PlannedPack, findings: &Findings) -> Result<(), ReadError> {
+    let key = pack_key(pack.id);
+    let object = repository
+        .storage()
+        .get(&key, 0, pack.size_bytes.saturating_add(1))
+        .map_err(|error| ReadError::required(&key, error))?;
+    let genuine = *blake3::hash(&object).as_bytes() == pack.id.0;
+    if !genuine {
+        findings.suspect(pack.id);
+        findings.add(&key, "its bytes are not those that its name promises");
+    }
+    let size_bytes = object.len() as u64;
+    let cut = || ReadError::damaged(&key, "it is too short to be a pack");
+    let trailer = object.split_last_chunk::<TRAILER_BYTES>().ok_or_else(cut)?.1;
+    let trailer = Trailer::decode(trailer, size_bytes).damage(&key)?;
+    let header = object.get(..HEADER_BYTES).ok_or_else(cut)?;
+    let start = usize::try_from(trailer.contents_offset).unwrap_or(usize::MAX);
+    let end = start.saturating_add(trailer.contents_length as usize);
+    let contents = object.get(start..end).ok_or_else(cut)?.to_vec();
+    let mode = repository.config().mode();
+    let opened = open_contents(
+        repository.keys(),
+        mode,
+        pack.id,
+        size_bytes,
+        header,
+        trailer,
+        contents,
+    )?;
+    for frame in &opened.frames {
+        let start = frame.offset as usize;
+        let sealed = object
+            .get(start..start + frame.length as usize)
+            .ok_or_else(cut)?
+            .to_vec();
+        if let Err(error) = verify_frame(repository, &opened, frame, sealed) {
+            findings.suspect(pack.id);
+            findings.add_error(&key, error);
+        }
+    }
+    Ok(())
+}
+
+fn verify_frames(
+    repository: &Repository,
+    pack: &PlannedPack,
+    frames: &BTreeSet<(u32, u32)>,
+    findings: &Findings,
+) -> Result<(), ReadError> {
+    let key = pack_key(pack.id);
+    let storage = repository.storage().as_ref();
+    let mode = repository.config().mode();
+    let opened = read_pack_contents(storage, repository.keys(), mode, pack.id, pack.size_bytes)?;
+    for &(offset, length) in frames {
+        let frame = opened
+            .frames
+            .iter()
+            .find(|frame| frame.offset == offset && frame.length == length);
+        let Some(frame) = frame else {
+            findings.suspect(pack.id);
+            findings.add(
+                &key,
+                format!("the index names a frame at offset {offset} that is not in it"),
+            );
+            continue;
+        };
+        let sealed = storage
+            .get(&key, offset.into(), length.into())
+            .map_err(|error| ReadError::required(&key, error))?;
+        if let Err(error) = verify_frame(repository, &opened, frame, sealed) {
+            findings.suspect(pack.id);
+            findings.add_error(&key, error);
+        }
+    }
+    Ok(())
+}
+
+/// Opens a frame and verifies the id of every blob in it, and that the index, where it names this pack, names this place.
+fn verify_frame(
+    repository: &Repository,
+    pack: &OpenedPack,
+    frame: &ContentsFrame,
+    sealed: Vec<u8>,
+) -> Result<(), ReadError> {
+    let mode = repository.config().mode();
+    let plain = decode_frame(repository.keys(), mode, &pack.info, frame.offset, sealed)?;
+    let mut start = 0_usize;
+    for blob in &frame.blobs {
+        let end = start + blob.length as usize;
+        let bytes = plain.get(start..end).ok_or_else(|| {
+            ReadError::damaged(
+                pack_key(pack.info.id),
+                "its table of contents does not fit its frames",
+            )
+        })?;
+        if repository.keys().blob_id(bytes) != blob.id {
+            return Err(ReadError::damaged(
+                format!("blob {}", blob.id),
+                "its bytes are not those that its id promises",
+            ));
+        }
+        if let Some(place) = repository.index().find(&blob.id)?
+            && place.pack.id == pack.info.id
+            && (place.frame_offset, place.frame_length) == (frame.offset, frame.length)
+            && (place.blob_offset as usize != start || place.blob_length != blob.length)
+        {
+            return Err(ReadError::damaged(
+                format!("blob {}", blob.id),
+                "the index names another place for it",
+            ));
+        }
+        start = end;
+    }
+    if start == plain.len() {
+        Ok(())
+    } else {
+        Err(ReadError::damaged(
+            pack_key(pack.info.id),
+            "its table of contents does not fit its frames",
+        ))
+    }
+}

@@ -1,0 +1,271 @@
+//! Where each blob is: sorted segments on the storage, searched in memory maps, and what this session has added.
+//!
+//! Everything here is derived from packs: losing it costs time, never data.
+
+mod load;
+mod publish;
+mod segment;
+mod table;
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::format::index_segment::{IndexEntry, PackInfo, key_of};
+use crate::format::object::Mode;
+use crate::format::pack::ContentsFrame;
+use crate::id::{BlobId, PackId, SegmentId};
+use crate::read_error::ReadError;
+
+pub use load::{SegmentProblem, verify_segment};
+pub use publish::Publisher;
+use segment::Segment;
+
+/// Where the bytes of a blob are.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The pack.
+    pub pack: Arc<PackInfo>,
+    /// Where the sealed frame begins in the pack.
+    pub frame_offset: u32,
+    /// Sealed length of the frame.
+    pub frame_length: u32,
+    /// Where the blob begins in the raw frame.
+    pub blob_offset: u32,
+    /// Plain length of the blob.
+    pub blob_length: u32,
+}
+
+/// The answer to "who stores this blob?".
+#[derive(Debug)]
+pub enum Claimed {
+    /// It is stored, or somebody in this session is storing it.
+    Known,
+    /// Whoever asked stores it.
+    Fresh(Claim),
+}
+
+/// The right and duty to store one blob. Only [`Index::claim`] makes it.
+#[derive(Debug)]
+pub struct Claim {
+    id: BlobId,
+}
+
+impl Claim {
+    /// The blob.
+    pub fn id(&self) -> BlobId {
+        self.id
+    }
+}
+
+const SHARDS: usize = 16;
+
+/// The index of one open repository.
+#[derive(Debug)]
+pub struct Index {
+    mode: Mode,
+    cache_directory: Option<PathBuf>,
+    segments: RwLock<Vec<Arc<Segment>>>,
+    superseded: Mutex<HashSet<[u8; 8]>>,
+    claimed: [Mutex<HashSet<BlobId>>; SHARDS],
+    pending: Mutex<Pending>,
+    absent: RwLock<HashSet<PackId>>,
+}
+
+/// Packs stored in this session whose entries are in no published segment.
+#[derive(Debug, Default)]
+struct Pending {
+    packs: Vec<Arc<PackInfo>>,
+    ordinals: HashMap<PackId, u32>,
+    entries: Vec<IndexEntry>,
+    ids: Vec<BlobId>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Index {
+    /// An index that knows nothing; tables larger than a few megabytes go to unlinked files in `cache_directory`.
+    pub fn empty(mode: Mode, cache_directory: Option<PathBuf>) -> Self {
+        Self {
+            mode,
+            cache_directory,
+            segments: RwLock::default(),
+            superseded: Mutex::default(),
+            claimed: Default::default(),
+            pending: Mutex::default(),
+            absent: RwLock::default(),
+        }
+    }
+
+    /// Blobs in these packs count as absent from now on: the packs are gone or cut, so what they held is stored again.
+    pub fn distrust(&self, packs: impl IntoIterator<Item = PackId>) {
+        self.absent
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(packs);
+    }
+
+    fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn add_segment(&self, segment: Segment) {
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        segments.push(Arc::new(segment));
+        // The largest first: most blobs are found in the first table.
+        segments.sort_by_key(|segment| std::cmp::Reverse(segment.len()));
+    }
+
+    /// Finds a blob in the published segments.
+    pub fn find(&self, id: &BlobId) -> Result<Option<Place>, ReadError> {
+        let key = key_of(id);
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let absent = self.absent.read().unwrap_or_else(PoisonError::into_inner);
+        for segment in segments.iter() {
+            if let Some(place) = segment.find(&key, &absent)? {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All places of a blob: it may be stored more than once, and one copy may be damaged.
+    pub fn places(&self, id: &BlobId) -> Result<Vec<Place>, ReadError> {
+        let key = key_of(id);
+        let mut places = Vec::new();
+        for segment in self.segments() {
+            segment.places(&key, &mut places)?;
+        }
+        Ok(places)
+    }
+
+    /// Asks who stores a blob; the first who asks for an unknown one gets the claim.
+    pub fn claim(&self, id: BlobId) -> Result<Claimed, ReadError> {
+        let [first, ..] = id.0;
+        let Some(shard) = self.claimed.get(usize::from(first) % SHARDS) else {
+            return Ok(Claimed::Known);
+        };
+        if lock(shard).contains(&id) || self.find(&id)?.is_some() {
+            return Ok(Claimed::Known);
+        }
+        // Two askers may both have missed it above; the insertion decides.
+        if lock(shard).insert(id) {
+            Ok(Claimed::Fresh(Claim { id }))
+        } else {
+            Ok(Claimed::Known)
+        }
+    }
+
+    /// Records a pack that is safely stored.
+    pub fn record(&self, pack: PackInfo, frames: &[ContentsFrame]) {
+        let mut pending = lock(&self.pending);
+        pending.add(Arc::new(pack), frames);
+    }
+
+    /// Blobs and packs that were recorded and not yet published.
+    pub fn pending_counts(&self) -> (usize, usize) {
+        let pending = lock(&self.pending);
+        (pending.entries.len(), pending.packs.len())
+    }
+
+    /// Every pack that the published segments name, once.
+    pub fn packs(&self) -> Vec<Arc<PackInfo>> {
+        let mut seen = HashSet::new();
+        let mut packs = Vec::new();
+        for segment in self.segments() {
+            packs.extend(
+                segment
+                    .packs()
+                    .iter()
+                    .filter(|pack| seen.insert(pack.id))
+                    .cloned(),
+            );
+        }
+        packs
+    }
+
+    /// How many entries and segments are in use (a blob stored twice counts twice).
+    pub fn counts(&self) -> (u64, usize) {
+        let segments = self.segments();
+        (
+            segments.iter().map(|segment| segment.len() as u64).sum(),
+            segments.len(),
+        )
+    }
+
+    /// Visits every entry of every segment in use.
+    pub fn for_each(&self, mut visit: impl FnMut(&Arc<PackInfo>, &IndexEntry)) -> Result<(), ReadError> {
+        self.segments()
+            .iter()
+            .try_for_each(|segment| segment.for_each(&mut visit))
+    }
+
+    /// Makes packs that no segment names findable, in this process only.
+    pub fn adopt(&self, packs: Vec<(PackInfo, Vec<ContentsFrame>)>) -> Result<(), ReadError> {
+        let mut adopted = Pending::default();
+        for (pack, frames) in packs {
+            adopted.add(Arc::new(pack), &frames);
+        }
+        if adopted.packs.is_empty() {
+            return Ok(());
+        }
+        let segment = adopted.into_segment(SegmentId([0; 32]), self.cache_directory.as_deref())?;
+        self.add_segment(segment);
+        Ok(())
+    }
+
+    /// Takes packs that an earlier, interrupted session stored as if this session had: they are published with its own.
+    pub fn adopt_into_session(&self, packs: Vec<(PackInfo, Vec<ContentsFrame>)>) {
+        for (pack, frames) in packs {
+            for blob in frames.iter().flat_map(|frame| &frame.blobs) {
+                let [first, ..] = blob.id.0;
+                if let Some(shard) = self.claimed.get(usize::from(first) % SHARDS) {
+                    lock(shard).insert(blob.id);
+                }
+            }
+            self.record(pack, &frames);
+        }
+    }
+}
+
+impl Pending {
+    fn add(&mut self, pack: Arc<PackInfo>, frames: &[ContentsFrame]) {
+        let next = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
+        let ordinal = *self.ordinals.entry(pack.id).or_insert(next);
+        if ordinal == next {
+            self.packs.push(pack);
+        }
+        for frame in frames {
+            let mut offset = 0;
+            for blob in &frame.blobs {
+                self.entries.push(IndexEntry {
+                    key: key_of(&blob.id),
+                    pack: ordinal,
+                    frame_offset: frame.offset,
+                    frame_length: frame.length,
+                    blob_offset: offset,
+                    blob_length: blob.length,
+                });
+                self.ids.push(blob.id);
+                offset += blob.length;
+            }
+        }
+    }
+
+    fn into_segment(mut self, id: SegmentId, cache: Option<&std::path::Path>) -> Result<Segment, ReadError> {
+        self.entries.sort_unstable();
+        let mut table = table::TableBuilder::new(self.entries.len(), cache)?;
+        let mut row = Vec::new();
+        for entry in &self.entries {
+            row.clear();
+            entry.write(&mut row);
+            table.append(&row)?;
+        }
+        Ok(Segment::new(id, self.packs, table.finish()?))
+    }
+}

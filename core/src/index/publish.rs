@@ -1,0 +1,201 @@
+//! Writing index segments: what the session has stored, merged with small older segments so that their number stays logarithmic.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use crate::crypto::keys::Keys;
+use crate::environment::Environment;
+use crate::format::index_segment::{BLOCK_ENTRIES, HEAD_OFFSET, IndexEntry, PackInfo, SegmentHead};
+use crate::format::object::{ObjectKind, Prelude, SALT_BYTES, sealed_header};
+use crate::format::pack::TAG_BYTES;
+use crate::id::{PackId, SegmentId, SessionId};
+use crate::read_error::ReadError;
+use crate::storage::{PutMode, PutOptions, Storage, StorageError, StorageErrorKind};
+
+use super::load::segment_key;
+use super::segment::Segment;
+use super::table::TableBuilder;
+use super::{Index, Pending, lock};
+
+/// A segment with more entries than this is never merged again: it bounds the size of one object and the memory to write it.
+const MERGE_LIMIT_ENTRIES: usize = 500_000;
+
+/// What publishing needs besides the index.
+#[derive(Debug, Clone, Copy)]
+pub struct Publisher<'a> {
+    /// Where segments are put.
+    pub storage: &'a dyn Storage,
+    /// Keys to seal them.
+    pub keys: &'a Keys,
+    /// Source of salts.
+    pub environment: &'a Environment,
+    /// The session that publishes.
+    pub session: SessionId,
+}
+
+impl Index {
+    /// Publishes what is pending as one segment; with `merge`, together with small older segments.
+    /// Returns the size of the object in bytes, or `None` when nothing was pending.
+    pub fn publish(&self, publisher: Publisher<'_>, merge: bool) -> Result<Option<u64>, ReadError> {
+        let pending = std::mem::take(&mut *lock(&self.pending));
+        if pending.packs.is_empty() {
+            return Ok(None);
+        }
+        let olds = if merge {
+            self.to_merge(pending.entries.len())
+        } else {
+            Vec::new()
+        };
+        let (packs, entries) = merge_entries(&pending, &olds)?;
+        let superseded = self.superseded_by(&olds);
+        let head = SegmentHead {
+            publisher: publisher.session,
+            packs: packs.iter().map(|pack| **pack).collect(),
+            superseded: superseded.clone(),
+        };
+        let object = self.seal(publisher, &head, &entries)?;
+        let id = SegmentId(*blake3::hash(&object).as_bytes());
+        let size_bytes = object.len() as u64;
+        let options = PutOptions {
+            mode: PutMode::Create,
+            durable: true,
+            blake3: id.0,
+        };
+        publisher
+            .storage
+            .put(&segment_key(id), Arc::new(object), options)
+            .map_err(ReadError::Storage)?;
+        self.replace(&olds, id, packs, &entries)?;
+        lock(&self.superseded).extend(superseded);
+        for blob in &pending.ids {
+            let [first, ..] = blob.0;
+            if let Some(shard) = self.claimed.get(usize::from(first) % super::SHARDS) {
+                lock(shard).remove(blob);
+            }
+        }
+        Ok(Some(size_bytes))
+    }
+
+    /// The smaller segments that are not more than twice as large as what is gathered so far.
+    fn to_merge(&self, fresh: usize) -> Vec<Arc<Segment>> {
+        let mut segments = self.segments();
+        segments.sort_by_key(|segment| segment.len());
+        let mut gathered = fresh;
+        let mut chosen = Vec::new();
+        for segment in segments {
+            let small = segment.len() <= gathered.saturating_mul(2).max(64);
+            if !small || gathered + segment.len() > MERGE_LIMIT_ENTRIES {
+                break;
+            }
+            gathered += segment.len();
+            chosen.push(segment);
+        }
+        chosen
+    }
+
+    /// The segments merged and all that were replaced before: a reader of the new one needs none of them.
+    fn superseded_by(&self, olds: &[Arc<Segment>]) -> Vec<[u8; 8]> {
+        if olds.is_empty() {
+            return Vec::new();
+        }
+        let prefixes = olds
+            .iter()
+            .filter_map(|segment| segment.id().0.first_chunk().copied());
+        let mut superseded: Vec<[u8; 8]> = lock(&self.superseded).iter().copied().chain(prefixes).collect();
+        superseded.retain(|prefix| *prefix != [0; 8]);
+        superseded.sort_unstable();
+        superseded.dedup();
+        superseded
+    }
+
+    fn seal(
+        &self,
+        publisher: Publisher<'_>,
+        head: &SegmentHead,
+        entries: &[IndexEntry],
+    ) -> Result<Vec<u8>, ReadError> {
+        let salt = publisher.environment.random::<SALT_BYTES>().map_err(|error| {
+            ReadError::Storage(StorageError::new(
+                StorageErrorKind::Other,
+                "seal",
+                "an index segment",
+                error.to_string(),
+            ))
+        })?;
+        let prelude = Prelude {
+            kind: ObjectKind::IndexSegment,
+            mode: self.mode,
+        };
+        let key = publisher.keys.object_key(prelude, &salt);
+        let mut sealed_head = head.encode();
+        key.seal(HEAD_OFFSET as u64, &mut sealed_head);
+        let mut object = sealed_header(prelude, &salt);
+        object.u32(u32::try_from(sealed_head.len()).unwrap_or(u32::MAX));
+        object.u64(entries.len() as u64);
+        object.raw(&sealed_head);
+        for rows in entries.chunks(BLOCK_ENTRIES) {
+            let mut block = Vec::with_capacity(rows.len() * 40 + TAG_BYTES);
+            rows.iter().for_each(|entry| entry.write(&mut block));
+            key.seal(object.len() as u64, &mut block);
+            object.raw(&block);
+        }
+        Ok(object.into_bytes())
+    }
+
+    fn replace(
+        &self,
+        olds: &[Arc<Segment>],
+        id: SegmentId,
+        packs: Vec<Arc<PackInfo>>,
+        entries: &[IndexEntry],
+    ) -> Result<(), ReadError> {
+        let mut table = TableBuilder::new(entries.len(), self.cache_directory.as_deref())?;
+        let mut row = Vec::new();
+        for entry in entries {
+            row.clear();
+            entry.write(&mut row);
+            table.append(&row)?;
+        }
+        let segment = Segment::new(id, packs, table.finish()?);
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        segments.retain(|segment| !olds.iter().any(|old| Arc::ptr_eq(old, segment)));
+        segments.push(Arc::new(segment));
+        segments.sort_by_key(|segment| std::cmp::Reverse(segment.len()));
+        Ok(())
+    }
+}
+
+type Merged = (Vec<Arc<PackInfo>>, Vec<IndexEntry>);
+
+/// The entries of all sources with pack numbers of one common list, sorted.
+fn merge_entries(pending: &Pending, olds: &[Arc<Segment>]) -> Result<Merged, ReadError> {
+    let mut packs = pending.packs.clone();
+    let mut ordinals: HashMap<PackId, u32> = pending.ordinals.clone();
+    let mut entries = pending.entries.clone();
+    entries.reserve(olds.iter().map(|segment| segment.len()).sum());
+    for segment in olds {
+        let renumbered: Vec<u32> = segment
+            .packs()
+            .iter()
+            .map(|pack| {
+                *ordinals.entry(pack.id).or_insert_with(|| {
+                    packs.push(Arc::clone(pack));
+                    u32::try_from(packs.len() - 1).unwrap_or(u32::MAX)
+                })
+            })
+            .collect();
+        for row in 0..segment.len() {
+            let Some(mut entry) = segment.entry(row)? else {
+                continue;
+            };
+            let Some(ordinal) = renumbered.get(entry.pack as usize) else {
+                continue;
+            };
+            entry.pack = *ordinal;
+            entries.push(entry);
+        }
+    }
+    entries.sort_unstable();
+    entries.dedup();
+    Ok((packs, entries))
+}

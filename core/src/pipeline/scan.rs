@@ -1,0 +1,522 @@
+//! Walks the source: gives directories and names in the order in which the tree is built. It reads no file.
+
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Mode, OFlags, RawDir, openat};
+use rustix::io::Errno;
+
+use crate::format::tree::{Entry, EntryKind};
+use crate::id::BlobId;
+use crate::progress::Problem;
+use crate::read_error::ReadError;
+use crate::repository::{BlobReader, EntryCursor};
+
+use super::metadata::{Owners, Stat, entry_of, file_xattrs, stat_at, stat_fd};
+
+/// Tells which entries to leave out.
+#[derive(Debug, Clone, Copy)]
+pub struct FilterItem<'a> {
+    /// The backed-up root that the entry lies in.
+    pub root: &'a Path,
+    /// The path below the root.
+    pub relative: &'a Path,
+    /// Whether it is a directory.
+    pub directory: bool,
+}
+
+/// Returns whether to leave an entry out; what is below an excluded directory is not asked for.
+pub type Filter = dyn Fn(&FilterItem<'_>) -> bool + Send + Sync;
+
+/// What to walk and what to leave out.
+pub struct ScanOptions<'a> {
+    /// Absolute paths without symlinks, `.` and `..`.
+    pub roots: &'a [PathBuf],
+    /// Leaves entries out.
+    pub filter: Option<&'a Filter>,
+    /// Do not go into other file systems.
+    pub one_file_system: bool,
+    /// Leave out the contents of directories with a `CACHEDIR.TAG`.
+    pub exclude_caches: bool,
+    /// Save extended attributes.
+    pub xattrs: bool,
+    /// Device and inode of the repository's own folder: never walked.
+    pub repository: Option<(u64, u64)>,
+    /// Names of owners.
+    pub owners: &'a Owners,
+}
+
+impl std::fmt::Debug for ScanOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScanOptions")
+            .field("roots", &self.roots)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An open directory of the source.
+#[derive(Debug)]
+pub struct Directory {
+    /// Its descriptor.
+    pub fd: OwnedFd,
+    /// Its absolute path.
+    pub path: Vec<u8>,
+    root: Option<Arc<Root>>,
+}
+
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    device: u64,
+}
+
+/// A name in a directory that is not a directory.
+#[derive(Debug)]
+pub struct FileItem {
+    /// Where it is.
+    pub directory: Arc<Directory>,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// The entry of this name in the parent snapshot.
+    pub previous: Option<Box<Entry>>,
+}
+
+/// One step of the walk.
+pub enum WalkItem {
+    /// A directory begins; its entry has everything but the node.
+    Enter(Box<Entry>, Vec<u8>),
+    /// Something that is not a directory.
+    File(FileItem),
+    /// A stream to save as a file: its entry without content, and its path.
+    Stream(Box<Entry>, Vec<u8>, Box<dyn std::io::Read + Send>),
+    /// Something could not be walked.
+    Problem(Problem),
+    /// The directory entered last ends.
+    Leave,
+}
+
+impl std::fmt::Debug for WalkItem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Enter(entry, _) => write!(f, "Enter({:?})", entry.name),
+            Self::File(item) => write!(f, "File({:?})", item.name),
+            Self::Stream(entry, ..) => write!(f, "Stream({:?})", entry.name),
+            Self::Problem(problem) => write!(f, "Problem({problem:?})"),
+            Self::Leave => f.write_str("Leave"),
+        }
+    }
+}
+
+/// Steps that go to one worker.
+pub type Batch = Vec<WalkItem>;
+
+/// Files in a batch: neighbours that are likely to share frames.
+const BATCH_FILES: usize = 512;
+/// Directories in a batch: bounds the open descriptors.
+const BATCH_DIRECTORIES: usize = 64;
+
+/// What of the tree is to be walked: the roots, and the directories above them.
+#[derive(Debug, Default)]
+struct Plan {
+    root: bool,
+    children: BTreeMap<Vec<u8>, Plan>,
+}
+
+impl Plan {
+    fn new(roots: &[PathBuf]) -> Self {
+        use std::os::unix::ffi::OsStrExt;
+        let mut plan = Self::default();
+        for root in roots {
+            let mut node = &mut plan;
+            for name in crate::repository::split_path(root.as_os_str().as_bytes()) {
+                node = node.children.entry(name.to_vec()).or_default();
+            }
+            node.root = true;
+        }
+        plan
+    }
+}
+
+/// Sorted names of a directory in two allocations, because directories of a million names exist.
+#[derive(Debug, Default)]
+struct Names {
+    bytes: Vec<u8>,
+    places: Vec<(u32, u16, EntryHint)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum EntryHint {
+    Directory,
+    Other,
+    Unknown,
+}
+
+impl Names {
+    fn push(&mut self, name: &[u8], hint: EntryHint) {
+        let start = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        self.bytes.extend_from_slice(name);
+        self.places
+            .push((start, u16::try_from(name.len()).unwrap_or(u16::MAX), hint));
+    }
+
+    fn name(&self, place: (u32, u16, EntryHint)) -> &[u8] {
+        let start = place.0 as usize;
+        self.bytes
+            .get(start..start + usize::from(place.1))
+            .unwrap_or_default()
+    }
+
+    fn sort(&mut self) {
+        let bytes = &self.bytes;
+        let name = |place: &(u32, u16, EntryHint)| {
+            let start = place.0 as usize;
+            bytes.get(start..start + usize::from(place.1)).unwrap_or_default()
+        };
+        self.places.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+    }
+
+    fn has(&self, wanted: &[u8]) -> bool {
+        self.places
+            .binary_search_by(|place| self.name(*place).cmp(wanted))
+            .is_ok()
+    }
+
+    fn retain(&mut self, wanted: &[u8]) {
+        let bytes = &self.bytes;
+        self.places.retain(|place| {
+            let start = place.0 as usize;
+            bytes.get(start..start + usize::from(place.1)) == Some(wanted)
+        });
+    }
+}
+
+struct Level {
+    directory: Arc<Directory>,
+    names: Names,
+    next: usize,
+    plan: Plan,
+    previous: Option<EntryCursor>,
+}
+
+/// The walk.
+pub struct Scanner<'a> {
+    options: &'a ScanOptions<'a>,
+    reader: BlobReader<'a>,
+    batch: Batch,
+    files: usize,
+    directories: usize,
+    emit: &'a mut dyn FnMut(Batch) -> ControlFlow<()>,
+}
+
+impl std::fmt::Debug for Scanner<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scanner")
+            .field("options", self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+fn read_names(directory: &OwnedFd) -> Result<Names, Errno> {
+    let mut names = Names::default();
+    let mut buffer = Vec::with_capacity(64 << 10);
+    let space: &mut [MaybeUninit<u8>] = buffer.spare_capacity_mut();
+    let mut entries = RawDir::new(directory.as_fd(), space);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let hint = match entry.file_type() {
+            FileType::Directory => EntryHint::Directory,
+            FileType::Unknown => EntryHint::Unknown,
+            _ => EntryHint::Other,
+        };
+        names.push(name, hint);
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// `directory/name`.
+pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
+    path.extend_from_slice(directory);
+    if !directory.ends_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+fn as_path(bytes: &[u8]) -> &Path {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(bytes))
+}
+
+const DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK);
+
+impl<'a> Scanner<'a> {
+    /// A walk that hands batches to `emit` until that breaks.
+    pub fn new(
+        options: &'a ScanOptions<'a>,
+        reader: BlobReader<'a>,
+        emit: &'a mut dyn FnMut(Batch) -> ControlFlow<()>,
+    ) -> Self {
+        Self {
+            options,
+            reader,
+            batch: Batch::new(),
+            files: 0,
+            directories: 0,
+            emit,
+        }
+    }
+
+    /// Walks everything. `previous` is the node of `/` in the parent snapshot. Fails only when the repository cannot be read.
+    pub fn run(mut self, previous: Option<BlobId>) -> Result<(), ReadError> {
+        let mut stack = Vec::new();
+        let plan = Plan::new(self.options.roots);
+        match rustix::fs::open("/", DIRECTORY_FLAGS, Mode::empty()) {
+            Ok(fd) => stack.push(self.level(fd, b"/".to_vec(), None, plan, previous)),
+            Err(error) => self.problem(b"/".to_vec(), "cannot open", error),
+        }
+        while let Some(level) = stack.last_mut() {
+            let Some(place) = level.names.places.get(level.next).copied() else {
+                stack.pop();
+                // The root directory `/` was never entered: the builder begins in it.
+                if !stack.is_empty() {
+                    self.batch.push(WalkItem::Leave);
+                }
+                continue;
+            };
+            level.next += 1;
+            let name = level.names.name(place).to_vec();
+            let directory = Arc::clone(&level.directory);
+            let plan = level.plan.children.remove(&name).unwrap_or_default();
+            let previous = match level
+                .previous
+                .as_mut()
+                .map(|cursor| cursor.seek(&mut self.reader, &name))
+            {
+                None => None,
+                Some(Ok(previous)) => previous,
+                Some(Err(error)) if error.is_damage() => {
+                    tracing::warn!("the parent snapshot cannot be used here: {error}");
+                    level.previous = None;
+                    None
+                }
+                Some(Err(error)) => return Err(error),
+            };
+            if let Some(below) = self.visit(directory, name, place.2, plan, previous) {
+                stack.push(below);
+            }
+            if self.files >= BATCH_FILES || self.directories >= BATCH_DIRECTORIES || self.batch.len() >= 4096
+            {
+                if self.flush().is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        let _ = self.flush();
+        Ok(())
+    }
+
+    fn flush(&mut self) -> ControlFlow<()> {
+        self.files = 0;
+        self.directories = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            ControlFlow::Continue(())
+        } else {
+            (self.emit)(batch)
+        }
+    }
+
+    fn problem(&mut self, path: Vec<u8>, what: &str, error: Errno) {
+        let message = format!("{what}: {}", std::io::Error::from(error));
+        self.batch.push(WalkItem::Problem(Problem { path, message }));
+    }
+
+    /// Takes one name: a file goes into the batch, a directory is opened and becomes the next level.
+    fn visit(
+        &mut self,
+        directory: Arc<Directory>,
+        name: Vec<u8>,
+        hint: EntryHint,
+        plan: Plan,
+        previous: Option<Entry>,
+    ) -> Option<Level> {
+        // Above the roots only the planned names are walked; they are directories, or a root that is a file.
+        let is_directory = match hint {
+            EntryHint::Directory => true,
+            EntryHint::Other => false,
+            EntryHint::Unknown => match stat_at(&directory.fd, &name) {
+                Ok(stat) => stat.kind == EntryKind::Directory,
+                Err(error) => {
+                    self.problem(join(&directory.path, &name), "cannot read", error);
+                    return None;
+                }
+            },
+        };
+        if self.excluded(&directory, &name, is_directory) {
+            return None;
+        }
+        if !is_directory {
+            self.files += 1;
+            self.batch.push(WalkItem::File(FileItem {
+                directory,
+                name,
+                previous: previous.map(Box::new),
+            }));
+            return None;
+        }
+        self.enter(&directory, name, plan, previous)
+    }
+
+    fn excluded(&self, directory: &Directory, name: &[u8], is_directory: bool) -> bool {
+        let (Some(filter), Some(root)) = (self.options.filter, &directory.root) else {
+            return false;
+        };
+        let path = join(&directory.path, name);
+        let relative = as_path(&path).strip_prefix(&root.path).unwrap_or(as_path(&path));
+        filter(&FilterItem {
+            root: &root.path,
+            relative,
+            directory: is_directory,
+        })
+    }
+
+    fn enter(
+        &mut self,
+        above: &Directory,
+        name: Vec<u8>,
+        plan: Plan,
+        previous: Option<Entry>,
+    ) -> Option<Level> {
+        let path = join(&above.path, &name);
+        let opened = openat(&above.fd, name.as_slice(), DIRECTORY_FLAGS, Mode::empty());
+        let (fd, stat) = match opened.and_then(|fd| stat_fd(&fd).map(|stat| (fd, stat))) {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.unreadable(above, name, path, error);
+                return None;
+            }
+        };
+        if self.options.repository == Some((stat.device, stat.inode)) {
+            tracing::info!(
+                "the repository itself is not backed up: {}",
+                String::from_utf8_lossy(&path)
+            );
+            return None;
+        }
+        let xattrs = if self.options.xattrs {
+            file_xattrs(&fd)
+        } else {
+            Ok(Vec::new())
+        };
+        let xattrs = xattrs.unwrap_or_else(|error| {
+            self.problem(path.clone(), "cannot read the extended attributes", error);
+            Vec::new()
+        });
+        let mut entry = entry_of(name, &stat, self.options.owners);
+        entry.xattrs = crate::format::tree::Xattrs::Inline(xattrs);
+        self.directories += 1;
+        self.batch.push(WalkItem::Enter(Box::new(entry), path.clone()));
+        let root = match &above.root {
+            Some(root) => Some(Arc::clone(root)),
+            None if plan.root => Some(Arc::new(Root {
+                path: as_path(&path).to_path_buf(),
+                device: stat.device,
+            })),
+            None => None,
+        };
+        let other_file_system =
+            self.options.one_file_system && root.as_ref().is_some_and(|root| root.device != stat.device);
+        let node = previous.and_then(|previous| previous.node);
+        if other_file_system {
+            self.batch.push(WalkItem::Leave);
+            return None;
+        }
+        Some(self.level(fd, path, root, plan, node))
+    }
+
+    /// Saves a directory that cannot be opened as an empty one and says so.
+    fn unreadable(&mut self, above: &Directory, name: Vec<u8>, path: Vec<u8>, error: Errno) {
+        self.problem(path.clone(), "cannot open the directory", error);
+        if let Ok(
+            stat @ Stat {
+                kind: EntryKind::Directory,
+                ..
+            },
+        ) = stat_at(&above.fd, &name)
+        {
+            let entry = entry_of(name, &stat, self.options.owners);
+            self.batch.push(WalkItem::Enter(Box::new(entry), path));
+            self.batch.push(WalkItem::Leave);
+        }
+    }
+
+    fn level(
+        &mut self,
+        fd: OwnedFd,
+        path: Vec<u8>,
+        root: Option<Arc<Root>>,
+        plan: Plan,
+        previous: Option<BlobId>,
+    ) -> Level {
+        let inside = root.is_some() || plan.root;
+        let mut names = Names::default();
+        if inside {
+            match read_names(&fd) {
+                Ok(read) => names = read,
+                Err(error) => self.problem(path.clone(), "cannot list the directory", error),
+            }
+            if self.options.exclude_caches && names.has(CACHE_TAG_NAME) && is_cache(&fd) {
+                names.retain(CACHE_TAG_NAME);
+            }
+        } else {
+            for name in plan.children.keys() {
+                names.push(name, EntryHint::Unknown);
+            }
+        }
+        let root = root.or_else(|| {
+            let device = stat_fd(&fd).map_or(0, |stat| stat.device);
+            plan.root.then(|| {
+                Arc::new(Root {
+                    path: as_path(&path).to_path_buf(),
+                    device,
+                })
+            })
+        });
+        let directory = Arc::new(Directory { fd, path, root });
+        Level {
+            directory,
+            names,
+            next: 0,
+            plan,
+            previous: previous.map(EntryCursor::new),
+        }
+    }
+}
+
+const CACHE_TAG_NAME: &[u8] = b"CACHEDIR.TAG";
+/// The signature of the Cache Directory Tagging Specification.
+const CACHE_TAG_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
+
+fn is_cache(directory: &OwnedFd) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let Ok(tag) = openat(directory, CACHE_TAG_NAME, flags, Mode::empty()) else {
+        return false;
+    };
+    let mut start = [0; 43];
+    rustix::io::read(&tag, &mut start).is_ok_and(|length| start.get(..length) == Some(CACHE_TAG_SIGNATURE))
+}

@@ -1,0 +1,208 @@
+//! The calls under way in one open connector: alive, abandoned or cancelled; and the host's side of the boundary.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use plakar_plugin_api::abi::{HostServices, HostServices_TO, RawHost};
+use plakar_plugin_api::abi_stable::erased_types::TD_Opaque;
+use plakar_plugin_api::abi_stable::std_types::RStr;
+
+const WAITING: u8 = 0;
+const RUNNING: u8 = 1;
+const DONE: u8 = 2;
+const ABANDONED: u8 = 3;
+
+/// One call.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) id: u64,
+    phase: AtomicU8,
+    /// When the connector last showed life, in milliseconds since `born`.
+    alive_ms: AtomicU64,
+    born: Instant,
+}
+
+/// What the caller finds when its patience ends.
+pub(super) enum Abandoned {
+    /// It had not begun; no thread is lost.
+    Waiting,
+    /// It hangs; its thread is lost until it comes back.
+    Running,
+    /// It has ended in this very moment.
+    No,
+}
+
+impl Call {
+    /// Takes the call up; `false` when nobody waits for it any more.
+    pub(super) fn begin(&self) -> bool {
+        self.touch();
+        self.phase
+            .compare_exchange(WAITING, RUNNING, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    /// Ends the call; `false` when it had been given up.
+    pub(super) fn end(&self) -> bool {
+        self.phase
+            .compare_exchange(RUNNING, DONE, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    pub(super) fn abandon(&self) -> Abandoned {
+        let give_up = |from| {
+            self.phase
+                .compare_exchange(from, ABANDONED, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+        };
+        if give_up(WAITING) {
+            Abandoned::Waiting
+        } else if give_up(RUNNING) {
+            Abandoned::Running
+        } else {
+            Abandoned::No
+        }
+    }
+
+    /// Whether no thread has taken it up yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.phase.load(Ordering::SeqCst) == WAITING
+    }
+
+    /// How long nothing was heard of it.
+    pub(super) fn silent_for(&self) -> Duration {
+        self.born
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.alive_ms.load(Ordering::SeqCst)))
+    }
+
+    fn touch(&self) {
+        self.alive_ms
+            .store(milliseconds_since(self.born), Ordering::SeqCst);
+    }
+}
+
+/// All calls of one open connector.
+#[derive(Debug)]
+pub(super) struct Calls {
+    connector: String,
+    born: Instant,
+    /// When any call last showed life, in milliseconds since `born`.
+    alive_ms: AtomicU64,
+    next_id: AtomicU64,
+    live: Mutex<HashMap<u64, Arc<Call>>>,
+    cancelled: AtomicBool,
+    cancelled_by_program: Option<Arc<AtomicBool>>,
+}
+
+impl Calls {
+    pub(super) fn new(connector: String, cancelled_by_program: Option<Arc<AtomicBool>>) -> Self {
+        Self {
+            connector,
+            born: Instant::now(),
+            alive_ms: AtomicU64::new(0),
+            next_id: AtomicU64::new(1),
+            live: Mutex::default(),
+            cancelled: AtomicBool::new(false),
+            cancelled_by_program,
+        }
+    }
+
+    /// Registers a new call.
+    pub(super) fn start(&self) -> Arc<Call> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let call = Call {
+            id,
+            phase: AtomicU8::new(WAITING),
+            alive_ms: AtomicU64::new(0),
+            born: Instant::now(),
+        };
+        let call = Arc::new(call);
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, Arc::clone(&call));
+        call
+    }
+
+    /// Forgets a call that has ended, or that never began.
+    pub(super) fn forget(&self, call: &Call) {
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&call.id);
+    }
+
+    /// How long nothing was heard of any call.
+    pub(super) fn silent_for(&self) -> Duration {
+        self.born
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.alive_ms.load(Ordering::SeqCst)))
+    }
+
+    /// Notes that a call shows life.
+    pub(super) fn touch(&self) {
+        self.alive_ms
+            .store(milliseconds_since(self.born), Ordering::SeqCst);
+    }
+
+    /// Asks all calls, present and future, to end.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+    }
+
+    /// The host as the connector sees it.
+    pub(super) fn as_host(self: &Arc<Self>) -> RawHost {
+        HostServices_TO::from_value(HostSide(Arc::clone(self)), TD_Opaque)
+    }
+
+    fn find(&self, id: u64) -> Option<Arc<Call>> {
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
+    }
+}
+
+fn milliseconds_since(instant: Instant) -> u64 {
+    u64::try_from(instant.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+struct HostSide(Arc<Calls>);
+
+impl HostServices for HostSide {
+    fn log(&self, level: u8, target: RStr<'_>, message: RStr<'_>) {
+        let connector = self.0.connector.as_str();
+        let (target, message) = (target.as_str(), message.as_str());
+        match level {
+            1 => tracing::error!(target: "plakar_connector", connector, part = target, "{message}"),
+            2 => tracing::warn!(target: "plakar_connector", connector, part = target, "{message}"),
+            3 => tracing::info!(target: "plakar_connector", connector, part = target, "{message}"),
+            5 => tracing::trace!(target: "plakar_connector", connector, part = target, "{message}"),
+            _ => tracing::debug!(target: "plakar_connector", connector, part = target, "{message}"),
+        }
+    }
+
+    fn cancelled(&self, call: u64) -> bool {
+        let calls = &self.0;
+        let by_program = calls
+            .cancelled_by_program
+            .as_ref()
+            .is_some_and(|flag| flag.load(Ordering::SeqCst));
+        let given_up = || {
+            calls
+                .find(call)
+                .is_some_and(|call| call.phase.load(Ordering::SeqCst) == ABANDONED)
+        };
+        by_program || calls.cancelled.load(Ordering::SeqCst) || given_up()
+    }
+
+    fn progress(&self, call: u64, _bytes: u64) {
+        if let Some(call) = self.0.find(call) {
+            call.touch();
+            self.0.touch();
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Reading blobs: find the frame, open it, decompress it, cut the blob out, verify its id.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::crypto::keys::Keys;
+use crate::format::index_segment::PackInfo;
+use crate::format::object::{Mode, Prelude};
+use crate::format::pack::{Codec, split_frame};
+use crate::id::{BlobId, PackId};
+use crate::index::Place;
+use crate::read_error::{DamageContext, ReadError};
+
+use super::Repository;
+use super::packs::pack_key;
+
+/// The verified plain bytes of a blob.
+#[derive(Debug, Clone)]
+pub struct Blob {
+    frame: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl std::ops::Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.frame.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+/// Opens and decompresses one sealed frame. The result is at most 16 MiB, whatever the frame says.
+pub fn decode_frame(
+    keys: &Keys,
+    mode: Mode,
+    pack: &PackInfo,
+    offset: u32,
+    mut sealed: Vec<u8>,
+) -> Result<Vec<u8>, ReadError> {
+    let what = || format!("pack {} at offset {offset}", pack.id);
+    let key = keys.object_key(
+        Prelude {
+            kind: pack.kind,
+            mode,
+        },
+        &pack.salt,
+    );
+    key.open(offset.into(), &mut sealed)
+        .map_err(|error| ReadError::damaged(what(), error.to_string()))?;
+    let (codec, raw_length, payload) = split_frame(&sealed).damage(&what())?;
+    match codec {
+        Codec::Raw => {
+            let header = sealed.len() - payload.len();
+            sealed.drain(..header);
+            Ok(sealed)
+        }
+        Codec::Zstd => {
+            let raw = zstd::bulk::decompress(payload, raw_length)
+                .map_err(|error| ReadError::damaged(what(), error.to_string()))?;
+            if raw.len() == raw_length {
+                Ok(raw)
+            } else {
+                Err(ReadError::damaged(what(), "its length differs"))
+            }
+        }
+    }
+}
+
+/// Reads blobs through a small cache of frames. One for each thread.
+#[derive(Debug)]
+pub struct BlobReader<'a> {
+    repository: &'a Repository,
+    frames: VecDeque<(PackId, u32, Arc<Vec<u8>>)>,
+    cached_bytes: usize,
+    capacity_bytes: usize,
+}
+
+impl<'a> BlobReader<'a> {
+    /// A reader that keeps up to `capacity_bytes` of decompressed frames.
+    pub fn new(repository: &'a Repository, capacity_bytes: usize) -> Self {
+        Self {
+            repository,
+            frames: VecDeque::new(),
+            cached_bytes: 0,
+            capacity_bytes,
+        }
+    }
+
+    /// Reads and verifies a blob. One that is nowhere is damage; one that is stored twice is read from the copy that is whole.
+    pub fn read(&mut self, id: &BlobId) -> Result<Blob, ReadError> {
+        let place = self
+            .repository
+            .find(id)?
+            .ok_or_else(|| ReadError::damaged(format!("blob {id}"), "it is in no pack"))?;
+        let damage = match self.read_at(id, &place) {
+            Err(error) if error.is_damage() => error,
+            result => return result,
+        };
+        for other in self.repository.index().places(id)? {
+            if other.pack.id != place.pack.id
+                && let Ok(blob) = self.read_at(id, &other)
+            {
+                return Ok(blob);
+            }
+        }
+        Err(damage)
+    }
+
+    fn read_at(&mut self, id: &BlobId, place: &Place) -> Result<Blob, ReadError> {
+        let frame = self.frame(place)?;
+        let start = place.blob_offset as usize;
+        let range = start..start + place.blob_length as usize;
+        let plain = frame
+            .get(range.clone())
+            .ok_or_else(|| ReadError::damaged(format!("blob {id}"), "it lies outside its frame"))?;
+        if self.repository.keys().blob_id(plain) != *id {
+            return Err(ReadError::damaged(
+                format!("blob {id}"),
+                "its bytes are not those that its id promises",
+            ));
+        }
+        Ok(Blob { frame, range })
+    }
+
+    fn frame(&mut self, place: &Place) -> Result<Arc<Vec<u8>>, ReadError> {
+        let (id, offset) = (place.pack.id, place.frame_offset);
+        let cached = self
+            .frames
+            .iter()
+            .position(|frame| frame.0 == id && frame.1 == offset);
+        if let Some((id, offset, frame)) = cached.and_then(|position| self.frames.remove(position)) {
+            self.frames.push_back((id, offset, Arc::clone(&frame)));
+            return Ok(frame);
+        }
+        let key = pack_key(id);
+        let sealed = self
+            .repository
+            .storage()
+            .get(&key, offset.into(), place.frame_length.into())
+            .map_err(|error| ReadError::required(&key, error))?;
+        let mode = self.repository.config().mode();
+        let frame = Arc::new(decode_frame(
+            self.repository.keys(),
+            mode,
+            &place.pack,
+            offset,
+            sealed,
+        )?);
+        self.cached_bytes += frame.len();
+        self.frames.push_back((id, offset, Arc::clone(&frame)));
+        while self.cached_bytes > self.capacity_bytes && self.frames.len() > 1 {
+            if let Some((_, _, dropped)) = self.frames.pop_front() {
+                self.cached_bytes -= dropped.len();
+            }
+        }
+        Ok(frame)
+    }
+}

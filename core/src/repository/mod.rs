@@ -1,0 +1,155 @@
+//! An open repository: its settings, keys and index, and reading what it holds. It does not write packs and deletes nothing but key slots.
+
+mod blobs;
+mod create;
+mod open;
+mod packs;
+mod slots;
+mod snapshots;
+mod tree;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::crypto::keys::Keys;
+use crate::environment::Environment;
+use crate::format::config::Config;
+use crate::id::{BlobId, SlotId};
+use crate::index::{Index, Place, SegmentProblem};
+use crate::read_error::ReadError;
+use crate::storage::Storage;
+
+pub use crate::format::config::{ChunkerSettings, Compression};
+pub use crate::format::snapshot::{Snapshot, Summary};
+pub use crate::format::tree::{Entry, EntryKind};
+pub use blobs::{Blob, BlobReader, decode_frame};
+pub use create::{CreateError, CreateOptions};
+pub use open::OpenError;
+pub(crate) use packs::open_contents;
+pub use packs::{OpenedPack, pack_id_of, pack_key, read_pack_contents};
+pub use slots::{SlotError, SlotInfo};
+pub use snapshots::snapshot_key;
+pub(crate) use snapshots::snapshot_of_key;
+pub use tree::{EntryCursor, ReadFileError, is_below, split_path};
+
+/// How to open a repository.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Where large index tables may be kept while the repository is open; without it they are kept in memory.
+    pub cache_directory: Option<PathBuf>,
+}
+
+/// Numbers about a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// Visible snapshots.
+    pub snapshots: u64,
+    /// Sum of the logical sizes of all snapshots, in bytes.
+    pub logical_bytes: u64,
+    /// Size of all packs in use, in bytes.
+    pub stored_bytes: u64,
+    /// Packs in use.
+    pub packs: u64,
+    /// Blobs in the index.
+    pub blobs: u64,
+    /// Index segments in use.
+    pub index_segments: u64,
+    /// Plain size of all distinct blobs, in bytes.
+    pub unique_bytes: u64,
+}
+
+/// An open repository. Cheap to clone; all clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    storage: Arc<dyn Storage>,
+    config: Config,
+    keys: Keys,
+    index: Index,
+    index_problems: Vec<SegmentProblem>,
+    environment: Environment,
+    slot: Option<SlotId>,
+    adoption: Mutex<bool>,
+}
+
+impl Repository {
+    /// The settings fixed at creation.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Where it is, as the user named it.
+    pub fn location(&self) -> &str {
+        self.inner.storage.location()
+    }
+
+    /// The storage.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.inner.storage
+    }
+
+    /// The index.
+    pub fn index(&self) -> &Index {
+        &self.inner.index
+    }
+
+    /// Index segments that could not be used when the repository was opened.
+    pub fn index_problems(&self) -> &[SegmentProblem] {
+        &self.inner.index_problems
+    }
+
+    /// Time and randomness.
+    pub fn environment(&self) -> &Environment {
+        &self.inner.environment
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.inner.keys
+    }
+
+    /// Finds a blob. When the index does not have it, packs that no segment names are looked through once: the index is derived, packs are not.
+    pub fn find(&self, id: &BlobId) -> Result<Option<Place>, ReadError> {
+        if let Some(place) = self.index().find(id)? {
+            return Ok(Some(place));
+        }
+        {
+            let mut adopted = self.inner.adoption.lock().unwrap_or_else(PoisonError::into_inner);
+            if *adopted {
+                return self.index().find(id);
+            }
+            self.index().load(self.storage().as_ref(), self.keys())?;
+            if self.index().find(id)?.is_none() {
+                let packs = self.unindexed_packs()?;
+                self.index().adopt(packs)?;
+                *adopted = true;
+            }
+        }
+        self.index().find(id)
+    }
+
+    /// Numbers about the repository.
+    pub fn statistics(&self) -> Result<Statistics, ReadError> {
+        let (snapshots, _) = self.snapshots()?;
+        let packs = self.index().packs();
+        let mut unique_bytes = 0;
+        let (blobs, segments) = self.index().counts();
+        self.index()
+            .for_each(|_, entry| unique_bytes += u64::from(entry.blob_length))?;
+        Ok(Statistics {
+            snapshots: snapshots.len() as u64,
+            logical_bytes: snapshots
+                .iter()
+                .map(|snapshot| snapshot.summary.logical_bytes)
+                .sum(),
+            stored_bytes: packs.iter().map(|pack| pack.size_bytes).sum(),
+            packs: packs.len() as u64,
+            blobs,
+            index_segments: segments as u64,
+            unique_bytes,
+        })
+    }
+}

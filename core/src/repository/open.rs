@@ -1,0 +1,229 @@
+//! Opening a repository: recognise it, unlock it, load its index.
+
+use std::sync::{Arc, Mutex};
+
+use crate::crypto::Passphrase;
+use crate::crypto::keys::{Keys, MasterKey};
+use crate::environment::Environment;
+use crate::format::FORMAT_VERSION;
+use crate::format::codec::DecodeError;
+use crate::format::config::{Config, ConfigTag, MAX_CONFIG_BYTES};
+use crate::id::SlotId;
+use crate::index::Index;
+use crate::read_error::ReadError;
+use crate::storage::{Storage, StorageError, StorageErrorKind};
+
+use super::{Inner, OpenOptions, Repository, slots};
+
+/// Key of the settings.
+pub(super) const CONFIG_KEY: &str = "config";
+
+/// A repository could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Nothing is at the location.
+    #[error("there is no repository at {location}")]
+    NotFound {
+        /// The location.
+        location: String,
+    },
+    /// The location is there and empty.
+    #[error("{location} is empty: it is not a repository")]
+    Empty {
+        /// The location.
+        location: String,
+    },
+    /// Something else is there.
+    #[error("{location} holds {what}, not a repository of this program")]
+    Foreign {
+        /// The location.
+        location: String,
+        /// What it looks like.
+        what: &'static str,
+    },
+    /// Made by a newer program.
+    #[error("{location} has format version {found}; this program reads up to {supported}")]
+    UnsupportedVersion {
+        /// The location.
+        location: String,
+        /// Its version.
+        found: u8,
+        /// The newest version that is understood.
+        supported: u8,
+    },
+    /// No key slot opens with the passphrase.
+    #[error("the passphrase does not open {location}")]
+    WrongPassphrase {
+        /// The location.
+        location: String,
+    },
+    /// It is encrypted and no passphrase was given.
+    #[error("{location} is encrypted and no passphrase was given")]
+    PassphraseNeeded {
+        /// The location.
+        location: String,
+    },
+    /// It is damaged beyond opening.
+    #[error("{what} of {location} is damaged: {why}")]
+    Damaged {
+        /// The location.
+        location: String,
+        /// The object.
+        what: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl OpenError {
+    pub(super) fn from_read(location: &str, error: ReadError) -> Self {
+        match error {
+            ReadError::Damaged { what, why } => Self::Damaged {
+                location: location.to_owned(),
+                what,
+                why,
+            },
+            ReadError::Storage(error) => Self::Storage(error),
+        }
+    }
+}
+
+impl Repository {
+    /// Reads the settings without unlocking: whether a passphrase is needed, the id, the sizes. They are not yet known to be genuine.
+    pub fn read_config(storage: &dyn Storage) -> Result<Config, OpenError> {
+        read_tagged_config(storage).map(|(config, _)| config)
+    }
+
+    /// Opens a repository. `passphrase` is ignored by one without encryption.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        passphrase: Option<&Passphrase>,
+        options: OpenOptions,
+        environment: Environment,
+    ) -> Result<Self, OpenError> {
+        let location = storage.location().to_owned();
+        let (config, tag) = read_tagged_config(storage.as_ref())?;
+        let (master, slot) = unlock(storage.as_ref(), &config, passphrase)?;
+        let keys = Keys::derive(&master, config.repository_id);
+        if keys.config_tag(&tag.signed) != tag.tag {
+            return Err(OpenError::Damaged {
+                location,
+                what: CONFIG_KEY.to_owned(),
+                why: "it was not written with this repository's key".to_owned(),
+            });
+        }
+        let index = Index::empty(config.mode(), options.cache_directory);
+        let index_problems = index
+            .load(storage.as_ref(), &keys)
+            .map_err(|error| OpenError::from_read(&location, error))?;
+        for problem in &index_problems {
+            tracing::warn!(
+                object = problem.key,
+                "index segment not usable: {}",
+                problem.error
+            );
+        }
+        let inner = Inner {
+            storage,
+            config,
+            keys,
+            index,
+            index_problems,
+            environment,
+            slot,
+            adoption: Mutex::new(false),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+fn unlock(
+    storage: &dyn Storage,
+    config: &Config,
+    passphrase: Option<&Passphrase>,
+) -> Result<(MasterKey, Option<SlotId>), OpenError> {
+    let location = storage.location().to_owned();
+    if let Some(key) = config.public_master_key {
+        return Ok((MasterKey::new(key), None));
+    }
+    let Some(passphrase) = passphrase else {
+        return Err(OpenError::PassphraseNeeded { location });
+    };
+    slots::unlock(storage, config.repository_id, passphrase).map(|(master, slot)| (master, Some(slot)))
+}
+
+fn read_tagged_config(storage: &dyn Storage) -> Result<(Config, ConfigTag), OpenError> {
+    let location = storage.location().to_owned();
+    let object = match storage.get(CONFIG_KEY, 0, MAX_CONFIG_BYTES as u64 + 1) {
+        Ok(object) => object,
+        Err(error) if error.kind == StorageErrorKind::NotFound => return Err(what_is_there(storage)?),
+        Err(error) => return Err(error.into()),
+    };
+    match Config::decode(&object) {
+        Ok(config) => Ok(config),
+        Err(DecodeError::Version(found)) => Err(OpenError::UnsupportedVersion {
+            location,
+            found,
+            supported: FORMAT_VERSION,
+        }),
+        Err(DecodeError::Magic) => match what_is_there(storage)? {
+            foreign @ OpenError::Foreign { .. } => Err(foreign),
+            _ => Err(OpenError::Damaged {
+                location,
+                what: CONFIG_KEY.to_owned(),
+                why: "it does not begin as an object of plakar".to_owned(),
+            }),
+        },
+        Err(error) => Err(OpenError::Damaged {
+            location,
+            what: CONFIG_KEY.to_owned(),
+            why: error.to_string(),
+        }),
+    }
+}
+
+/// Tells a location without a usable `config` apart: absent, empty, another program's, or one of ours that lost its `config`.
+fn what_is_there(storage: &dyn Storage) -> Result<OpenError, OpenError> {
+    let location = storage.location().to_owned();
+    let page = match storage.list("", "", 64) {
+        Ok(page) => page,
+        Err(error) if error.kind == StorageErrorKind::NotFound => {
+            return Ok(OpenError::NotFound { location });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if page.objects.is_empty() {
+        return Ok(OpenError::Empty { location });
+    }
+    let has = |key: &str| page.objects.iter().any(|object| object.key == key);
+    let any =
+        |prefix: &str| -> Result<bool, StorageError> { Ok(!storage.list(prefix, "", 1)?.objects.is_empty()) };
+    if has("CONFIG") || any("packfiles/")? || any("states/")? {
+        return Ok(OpenError::Foreign {
+            location,
+            what: "a Kloset repository (made by the original plakar)",
+        });
+    }
+    if any("packs/")? || any("index/")? {
+        return Ok(OpenError::Damaged {
+            location,
+            what: CONFIG_KEY.to_owned(),
+            why: "the object is missing; put it back from another copy".to_owned(),
+        });
+    }
+    if has(CONFIG_KEY) && (any("data/")? || any("locks/")? || any("snapshots/")? || any("keys/")?) {
+        return Ok(OpenError::Foreign {
+            location,
+            what: "a restic repository",
+        });
+    }
+    Ok(OpenError::Foreign {
+        location,
+        what: "other files",
+    })
+}

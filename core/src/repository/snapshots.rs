@@ -1,0 +1,142 @@
+//! Snapshots: listing, reading and committing their headers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::environment::EntropyError;
+use crate::format::codec::Reader;
+use crate::format::object::{HEADER_BYTES, ObjectKind, Prelude, read_sealed_header, sealed_header};
+use crate::format::snapshot::{MAX_SNAPSHOT_BYTES, Snapshot};
+use crate::id::{SessionId, SnapshotId};
+use crate::read_error::{DamageContext, ReadError};
+use crate::storage::{PutMode, PutOptions, StorageError, StorageErrorKind, list_all};
+
+use super::Repository;
+
+/// Key of one commit of a snapshot.
+pub fn snapshot_key(id: SnapshotId, session: SessionId) -> String {
+    format!("snapshots/{id}/{session}")
+}
+
+/// The snapshot and session of a key, if it is the key of a snapshot.
+pub(crate) fn snapshot_of_key(key: &str) -> Option<(SnapshotId, SessionId)> {
+    let (snapshot, session) = key.strip_prefix("snapshots/")?.split_once('/')?;
+    Some((snapshot.parse().ok()?, session.parse().ok()?))
+}
+
+type Unreadable = Vec<(SnapshotId, ReadError)>;
+
+impl Repository {
+    fn commits(&self, prefix: &str) -> Result<BTreeMap<SnapshotId, Vec<String>>, ReadError> {
+        let mut commits: BTreeMap<SnapshotId, Vec<String>> = BTreeMap::new();
+        list_all(self.storage().as_ref(), prefix, |object| {
+            match snapshot_of_key(&object.key) {
+                Some((id, _)) => commits.entry(id).or_default().push(object.key),
+                None => tracing::warn!(object = object.key, "not the name of a snapshot"),
+            }
+        })
+        .map_err(ReadError::Storage)?;
+        Ok(commits)
+    }
+
+    /// The ids of all snapshots, in ascending order.
+    pub fn snapshot_ids(&self) -> Result<Vec<SnapshotId>, ReadError> {
+        Ok(self.commits("snapshots/")?.into_keys().collect())
+    }
+
+    /// Reads one snapshot.
+    pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot, ReadError> {
+        let keys = self
+            .commits(&format!("snapshots/{id}/"))?
+            .remove(&id)
+            .unwrap_or_default();
+        self.read_any(id, &keys)
+    }
+
+    /// Reads all snapshots, oldest first; those that cannot be read come apart.
+    pub fn snapshots(&self) -> Result<(Vec<Snapshot>, Unreadable), ReadError> {
+        let mut snapshots = Vec::new();
+        let mut unreadable = Vec::new();
+        for (id, keys) in self.commits("snapshots/")? {
+            match self.read_any(id, &keys) {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(error) if error.is_damage() => unreadable.push((id, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.id));
+        Ok((snapshots, unreadable))
+    }
+
+    /// A snapshot may be committed more than once; any readable commit will do.
+    fn read_any(&self, id: SnapshotId, keys: &[String]) -> Result<Snapshot, ReadError> {
+        let mut last = ReadError::damaged(format!("snapshot {id}"), "it has no header");
+        for key in keys {
+            match self.read_header(key, id) {
+                Ok(snapshot) => return Ok(snapshot),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Reads one commit.
+    pub(crate) fn read_header(&self, key: &str, id: SnapshotId) -> Result<Snapshot, ReadError> {
+        let object = self
+            .storage()
+            .get(key, 0, MAX_SNAPSHOT_BYTES as u64 + 1)
+            .map_err(|error| ReadError::required(key, error))?;
+        let mut reader = Reader::new(&object);
+        let (prelude, salt) = read_sealed_header(&mut reader, ObjectKind::Snapshot).damage(key)?;
+        if prelude.mode != self.config().mode() || object.len() > MAX_SNAPSHOT_BYTES {
+            return Err(ReadError::damaged(
+                key,
+                "it is protected in another way than the repository, or too long",
+            ));
+        }
+        let mut body = reader.rest().to_vec();
+        self.keys()
+            .object_key(prelude, &salt)
+            .open(HEADER_BYTES as u64, &mut body)
+            .damage(key)?;
+        let snapshot = Snapshot::decode(&body).damage(key)?;
+        if snapshot.id != id {
+            return Err(ReadError::damaged(key, "it is the header of another snapshot"));
+        }
+        Ok(snapshot)
+    }
+
+    /// Commits a snapshot: when this returns, the backup exists and is durable.
+    pub(crate) fn commit(&self, snapshot: &Snapshot, session: SessionId) -> Result<u64, StorageError> {
+        let failed = |why: String| StorageError::new(StorageErrorKind::Other, "seal", "the snapshot", why);
+        let prelude = Prelude {
+            kind: ObjectKind::Snapshot,
+            mode: self.config().mode(),
+        };
+        let salt = self
+            .environment()
+            .random()
+            .map_err(|error: EntropyError| failed(error.to_string()))?;
+        let mut body = snapshot.encode();
+        self.keys()
+            .object_key(prelude, &salt)
+            .seal(HEADER_BYTES as u64, &mut body);
+        let mut object = sealed_header(prelude, &salt);
+        object.raw(&body);
+        let object = object.into_bytes();
+        if object.len() > MAX_SNAPSHOT_BYTES {
+            return Err(failed(
+                "its header would be too long: use fewer tags and roots".to_owned(),
+            ));
+        }
+        let (size, blake3) = (object.len() as u64, *blake3::hash(&object).as_bytes());
+        let options = PutOptions {
+            mode: PutMode::Create,
+            durable: true,
+            blake3,
+        };
+        self.storage()
+            .put(&snapshot_key(snapshot.id, session), Arc::new(object), options)?;
+        Ok(size)
+    }
+}

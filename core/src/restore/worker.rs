@@ -1,0 +1,153 @@
+//! A worker: writes the files of a batch and everything that is not a directory, and finishes folders that nobody needs any more.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::PoisonError;
+
+use crossbeam_channel::Receiver;
+use rustix::fs::{AtFlags, FileType, Mode, makedev, mknodat, symlinkat, unlinkat};
+use rustix::io::Errno;
+
+use crate::format::tree::{Entry, EntryKind};
+use crate::progress::{Item, ItemState};
+use crate::repository::BlobReader;
+
+use super::Shared;
+use super::file::{FileError, count, make_way, report, write_file};
+use super::target::Folder;
+
+/// Decompressed frames that a worker keeps, in bytes.
+const FRAME_CACHE_BYTES: usize = 8 << 20;
+/// Decompressed metadata that a worker keeps, in bytes.
+const LIST_CACHE_BYTES: usize = 2 << 20;
+
+/// One entry to make.
+#[derive(Debug)]
+pub(super) struct FileWork {
+    pub(super) folder: Arc<Folder>,
+    pub(super) entry: Box<Entry>,
+    /// Path in the snapshot.
+    pub(super) path: Vec<u8>,
+    /// The empty file, when other names may be linked to it already.
+    pub(super) placeholder: Option<OwnedFd>,
+}
+
+/// What a worker is given.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Neighbouring entries.
+    Files(Vec<FileWork>),
+}
+
+/// Works until no more comes. After a failure it goes on taking work, so that the walker never waits for ever.
+pub(super) fn run(shared: &Shared<'_>, work: &Receiver<Work>) {
+    let mut reader = BlobReader::new(shared.repository, FRAME_CACHE_BYTES);
+    let mut lists = BlobReader::new(shared.repository, LIST_CACHE_BYTES);
+    for Work::Files(files) in work {
+        for mut file in files {
+            if !shared.stopped() {
+                one(shared, &mut file, &mut reader, &mut lists);
+            } else if file.placeholder.is_some() {
+                discard_placeholder(shared, &file);
+            }
+            finish_folder(shared, file.folder);
+        }
+    }
+}
+
+fn discard_placeholder(shared: &Shared<'_>, work: &FileWork) {
+    if let Err(error) = unlinkat(&work.folder.fd, work.entry.name.as_slice(), AtFlags::empty()) {
+        tracing::warn!("an unfinished file stays: {error}");
+    }
+    fail_links(shared, work);
+}
+
+fn fail_links(shared: &Shared<'_>, work: &FileWork) {
+    if let Some(link) = work.entry.hard_link {
+        let group = (link.device, work.entry.inode);
+        shared
+            .failed_links
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(group);
+    }
+}
+
+fn one(shared: &Shared<'_>, work: &mut FileWork, reader: &mut BlobReader<'_>, lists: &mut BlobReader<'_>) {
+    let linked = work.placeholder.is_some();
+    let made = if work.entry.kind == EntryKind::File {
+        write_file(shared, work, reader, lists).map(Some)
+    } else {
+        special(shared, work, lists)
+    };
+    match made {
+        Ok(Some(state)) => count(shared, work, state),
+        Ok(None) => {}
+        Err(error) => {
+            if linked {
+                fail_links(shared, work);
+            }
+            report(shared, work, error);
+        }
+    }
+}
+
+/// Makes a symlink, FIFO, socket or device. `None` when something was there and is kept.
+fn special(
+    shared: &Shared<'_>,
+    work: &FileWork,
+    lists: &mut BlobReader<'_>,
+) -> Result<Option<ItemState>, FileError> {
+    let failed = |error| FileError::Target("cannot create it", error);
+    if !make_way(shared, work).map_err(failed)? {
+        return Ok(None);
+    }
+    let (folder, name) = (&work.folder.fd, work.entry.name.as_slice());
+    let node = |kind: FileType, device: Option<(u32, u32)>| {
+        let (major, minor) = device.unwrap_or((0, 0));
+        mknodat(folder, name, kind, Mode::RUSR | Mode::WUSR, makedev(major, minor))
+    };
+    match work.entry.kind {
+        EntryKind::Symlink => symlinkat(work.entry.link_target.as_slice(), folder, name),
+        EntryKind::Fifo => node(FileType::Fifo, None),
+        EntryKind::Socket => node(FileType::Socket, None),
+        EntryKind::CharDevice => node(FileType::CharacterDevice, work.entry.device),
+        EntryKind::BlockDevice => node(FileType::BlockDevice, work.entry.device),
+        EntryKind::File | EntryKind::Directory => Err(Errno::INVAL),
+    }
+    .map_err(failed)?;
+    let xattrs = lists.xattrs(&work.entry)?;
+    for (what, error) in shared
+        .attributes
+        .set_name(folder.as_fd(), name, &work.entry, &xattrs)
+    {
+        shared.problem(&work.path, format!("{what}: {}", std::io::Error::from(error)));
+    }
+    Ok(Some(ItemState::Done))
+}
+
+/// Lets go of a folder. Whoever lets go last sets its attributes, when nothing in it changes any more, and lets go of the folder above.
+pub(super) fn finish_folder(shared: &Shared<'_>, folder: Arc<Folder>) {
+    let mut next = Some(folder);
+    while let Some(folder) = next.take().and_then(Arc::into_inner) {
+        if let Some(entry) = &folder.entry {
+            let xattrs = BlobReader::new(shared.repository, 1 << 20).xattrs(entry);
+            let xattrs = xattrs.unwrap_or_else(|error| {
+                shared.read_problem(&folder.path, error);
+                Vec::new()
+            });
+            for (what, error) in shared.attributes.set_fd(folder.fd.as_fd(), entry, &xattrs, false) {
+                shared.problem(&folder.path, format!("{what}: {}", std::io::Error::from(error)));
+            }
+        }
+        if folder.parent.is_some() && !shared.stopped() {
+            shared.item(Item {
+                path: &folder.path,
+                state: ItemState::Done,
+                directory: true,
+                size_bytes: 0,
+            });
+        }
+        next = folder.parent;
+    }
+}

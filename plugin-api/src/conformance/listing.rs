@@ -1,0 +1,207 @@
+//! Behaviours of listings: order, pages, prefixes.
+
+use super::{Area, Checked, ensure};
+use crate::error::Result;
+use crate::types::PutMode;
+
+/// Names whose byte order differs from that of folders read one after the other (`-` and `.` sort before `/`).
+const TRICKY: &[&str] = &[
+    "a",
+    "a-b",
+    "a.b",
+    "b/c",
+    "b-/c",
+    "b.c/d",
+    "b/c-d",
+    "b0/c",
+    "b/0",
+    "b_",
+    "b--",
+    "c/d/e/f",
+    "c/d-e",
+    "c/d/e-f",
+    "c/d.e",
+    "c-d/e",
+    "z/z/z",
+    "0",
+    "-",
+    "_/_",
+    "packs/aa/1",
+    "packs/ab/x",
+    "packs/ab/y",
+    "packs/b/1",
+    "packs-old/ab/x",
+];
+
+fn put_tricky(area: &Area<'_>, folder: &str) -> Result<Vec<String>> {
+    let mut keys: Vec<String> = TRICKY
+        .iter()
+        .map(|name| area.key(&format!("{folder}/{name}")))
+        .collect();
+    for key in &keys {
+        area.put(key, key.as_bytes(), PutMode::Replace)?;
+    }
+    keys.sort();
+    Ok(keys)
+}
+
+/// All keys from pages of `limit`.
+fn list_by(area: &Area<'_>, prefix: &str, start_after: &str, limit: usize) -> Result<Vec<String>> {
+    let mut keys: Vec<String> = Vec::new();
+    let mut after = start_after.to_owned();
+    loop {
+        let page = area.target.list(prefix, &after, limit)?;
+        let Some(last) = page.objects.last() else {
+            return Ok(keys);
+        };
+        after.clone_from(&last.key);
+        keys.extend(page.objects.into_iter().map(|object| object.key));
+        if !page.more || keys.len() > 100_000 {
+            return Ok(keys);
+        }
+    }
+}
+
+pub(super) fn list_after_write(area: &Area<'_>) -> Checked {
+    let other = area.other()?;
+    for round in 0..20 {
+        let key = area.key(&format!("listed/{round:02}/object"));
+        area.put(&key, b"listed", PutMode::Create)?;
+        for (who, target) in [("the writer", &area.target), ("another handle", &other)] {
+            let page = target.list(&area.key("listed/"), "", 100)?;
+            let seen = page
+                .objects
+                .iter()
+                .any(|object| object.key == key && object.size_bytes == 6);
+            ensure(seen, || format!("{who} does not list object {round}"))?;
+            ensure(page.objects.len() == round + 1, || {
+                format!("{who} lists {} objects", page.objects.len())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn byte_order(area: &Area<'_>) -> Checked {
+    let keys = put_tricky(area, "order")?;
+    let page = area.target.list(&area.key("order/"), "", 1000)?;
+    let listed: Vec<&str> = page.objects.iter().map(|object| object.key.as_str()).collect();
+    ensure(listed == keys, || format!("listed {listed:?}, wanted {keys:?}"))?;
+    ensure(
+        page.objects
+            .iter()
+            .all(|object| object.size_bytes == object.key.len() as u64),
+        || "a size is wrong".into(),
+    )
+}
+
+pub(super) fn start_after(area: &Area<'_>) -> Checked {
+    let keys = put_tricky(area, "after")?;
+    let prefix = area.key("after/");
+    let between = [
+        "",
+        "a",
+        "a-",
+        "a/",
+        "b",
+        "b/",
+        "b/b",
+        "c/d",
+        "c/d/",
+        "c/d/z",
+        "packs/a",
+        "packs/ab/",
+        "zz",
+        "~",
+    ];
+    let starts = between.iter().map(|name| area.key(&format!("after/{name}")));
+    for start in starts
+        .chain(keys.iter().cloned())
+        .chain(["0".into(), "zzz".into()])
+    {
+        let wanted: Vec<&String> = keys.iter().filter(|key| **key > start).collect();
+        let listed = list_by(area, &prefix, &start, 1000)?;
+        ensure(listed.iter().eq(wanted.iter().copied()), || {
+            format!("after {start:?}: {listed:?}, wanted {wanted:?}")
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn pagination(area: &Area<'_>) -> Checked {
+    let keys = put_tricky(area, "pages")?;
+    let prefix = area.key("pages/");
+    for limit in [1, 2, 3, 7, keys.len() - 1, keys.len(), keys.len() + 1] {
+        let first = area.target.list(&prefix, "", limit)?;
+        ensure(first.objects.len() == limit.min(keys.len()), || {
+            format!("limit {limit}: a page of {}", first.objects.len())
+        })?;
+        ensure(first.more || limit >= keys.len(), || {
+            format!("limit {limit}: says that nothing follows")
+        })?;
+        let listed = list_by(area, &prefix, "", limit)?;
+        ensure(listed == keys, || {
+            format!("limit {limit}: {listed:?}, wanted {keys:?}")
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn prefix_within_a_component(area: &Area<'_>) -> Checked {
+    let keys = put_tricky(area, "prefix")?;
+    let names = [
+        "",
+        "p",
+        "packs",
+        "packs/",
+        "packs/a",
+        "packs/ab",
+        "packs/ab/",
+        "packs/ab/x",
+        "packs-",
+        "b",
+        "b/",
+        "c/d",
+    ];
+    for prefix in names
+        .iter()
+        .map(|name| area.key(&format!("prefix/{name}")))
+        .chain([area.key("prefi")])
+    {
+        let wanted: Vec<&String> = keys.iter().filter(|key| key.starts_with(&prefix)).collect();
+        for limit in [2, 1000] {
+            let listed = list_by(area, &prefix, "", limit)?;
+            ensure(listed.iter().eq(wanted.iter().copied()), || {
+                format!("{prefix:?}: {listed:?}, wanted {wanted:?}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn empty_listing(area: &Area<'_>) -> Checked {
+    area.put(&area.key("lonely/object"), b"x", PutMode::Create)?;
+    for name in [
+        "nothing",
+        "nothing/",
+        "nothing/at/all",
+        "lonely/object/",
+        "lonely/objects",
+    ] {
+        let page = area.target.list(&area.key(name), "", 10)?;
+        ensure(page.objects.is_empty(), || format!("{name}: {:?}", page.objects))?;
+        ensure(!page.more, || {
+            format!("{name}: nothing is listed but more is said to follow")
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn clean_up(area: &Area<'_>) -> Checked {
+    let folder = format!("{}/", area.folder);
+    for key in list_by(area, &folder, "", 1000)? {
+        area.target.delete(&key)?;
+    }
+    let left = list_by(area, &folder, "", 10)?;
+    ensure(left.is_empty(), || format!("still listed: {left:?}"))
+}

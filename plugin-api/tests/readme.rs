@@ -1,0 +1,249 @@
+//! The connector of the README is the one in `readme/shelf.rs`, and behaves as a connector must.
+
+#[allow(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a first example, kept short"
+)]
+#[rustfmt::skip]
+#[path = "readme/shelf.rs"]
+pub mod shelf;
+
+use plakar_plugin_api::conformance::{self, ConnectorTarget, Outcome, Target};
+use plakar_plugin_api::{
+    Capabilities, Connector, Host, ListPage, ObjectInfo, PutOptions, Result, Settings, Space,
+};
+use shelf::ShelfConnector;
+
+#[test]
+fn the_readme_shows_this_very_connector() {
+    assert!(include_str!("../README.md").contains(include_str!("readme/shelf.rs")));
+}
+
+#[test]
+fn the_connector_of_the_readme_passes_the_suite() {
+    let report = conformance::run(&|| {
+        Ok(Box::new(ConnectorTarget::<ShelfConnector>::open(
+            "shelf://good",
+            &Settings::new(),
+        )?))
+    });
+    assert!(report.passed(), "{report}");
+    let skipped = report
+        .verdicts
+        .iter()
+        .filter(|verdict| matches!(verdict.outcome, Outcome::Skipped { .. }))
+        .count();
+    assert_eq!(skipped, 2, "durable put and space: {report}");
+}
+
+/// What a broken connector does wrong.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    ReplacesOnCreate,
+    HidesFromListings,
+    ListsUnordered,
+    ForgetsToPage,
+    IgnoresStartAfter,
+    PrefixIsAFolder,
+    ShortReads,
+    FailsPastTheEnd,
+    MissingIsEmpty,
+    DeleteIsLazy,
+    DeleteMissingFails,
+    AcceptsAnyKey,
+    LosesTheEnd,
+}
+
+struct Broken {
+    inner: ShelfConnector,
+    fault: Fault,
+}
+
+impl Target for Broken {
+    fn probe(&self) -> Result<Capabilities> {
+        self.inner.probe()
+    }
+
+    fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<ListPage> {
+        let after = if self.fault == Fault::IgnoresStartAfter {
+            ""
+        } else {
+            start_after
+        };
+        let mut page = self.inner.list(prefix, after, limit)?;
+        match self.fault {
+            Fault::HidesFromListings => page.objects.retain(|object| !object.key.contains("listed/19")),
+            Fault::ListsUnordered => page.objects.sort_by_key(|object| object.key.replace('/', "\0")),
+            Fault::ForgetsToPage => page.more = false,
+            Fault::PrefixIsAFolder => {
+                page.objects
+                    .retain(|object| object.key == prefix || prefix.is_empty() || prefix.ends_with('/'));
+            }
+            _ => {}
+        }
+        Ok(page)
+    }
+
+    fn stat(&self, key: &str) -> Result<ObjectInfo> {
+        match self.inner.stat(key) {
+            Err(_) if self.fault == Fault::MissingIsEmpty => Ok(ObjectInfo {
+                key: key.into(),
+                size_bytes: 0,
+            }),
+            other => other,
+        }
+    }
+
+    fn get(&self, key: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        if self.fault == Fault::FailsPastTheEnd && offset > self.inner.stat(key)?.size_bytes {
+            return Err(plakar_plugin_api::Error::new(
+                plakar_plugin_api::ErrorKind::Other,
+                "range not satisfiable",
+            ));
+        }
+        let length = if self.fault == Fault::ShortReads {
+            length.min(65_536)
+        } else {
+            length
+        };
+        let mut buffer = vec![0; length];
+        let filled = self.inner.get_into(key, offset, &mut buffer)?;
+        buffer.truncate(filled);
+        Ok(buffer)
+    }
+
+    fn put(&self, key: &str, bytes: &[u8], options: PutOptions) -> Result<()> {
+        let mode = if self.fault == Fault::ReplacesOnCreate {
+            plakar_plugin_api::PutMode::Replace
+        } else {
+            options.mode
+        };
+        let bytes = match bytes.split_last() {
+            Some((_, rest)) if self.fault == Fault::LosesTheEnd => rest,
+            _ => bytes,
+        };
+        if self.fault == Fault::AcceptsAnyKey && plakar_plugin_api::check_key(key).is_err() {
+            return Ok(());
+        }
+        self.inner.put(key, bytes, PutOptions { mode, ..options })
+    }
+
+    fn delete(&self, key: &str) -> Result<()> {
+        match self.fault {
+            Fault::DeleteIsLazy => Ok(()),
+            Fault::DeleteMissingFails => self.inner.stat(key).and_then(|_| self.inner.delete(key)),
+            _ => self.inner.delete(key),
+        }
+    }
+
+    fn space(&self) -> Result<Option<Space>> {
+        self.inner.space()
+    }
+
+    fn cancel(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn the_suite_catches_each_fault() {
+    let faults = [
+        (
+            Fault::ReplacesOnCreate,
+            "Create leaves an existing object as it was",
+        ),
+        (
+            Fault::HidesFromListings,
+            "an object is listed as soon as it is put",
+        ),
+        (Fault::ListsUnordered, "listings are in byte order of whole keys"),
+        (Fault::ForgetsToPage, "pages of any limit give the same listing"),
+        (Fault::IgnoresStartAfter, "listings go on after any key"),
+        (Fault::PrefixIsAFolder, "a prefix need not end at a slash"),
+        (Fault::ShortReads, "ranges are exact, also at and past the end"),
+        (
+            Fault::FailsPastTheEnd,
+            "ranges are exact, also at and past the end",
+        ),
+        (Fault::MissingIsEmpty, "a missing object is NotFound"),
+        (Fault::DeleteIsLazy, "deleting works, also of what is missing"),
+        (
+            Fault::DeleteMissingFails,
+            "deleting works, also of what is missing",
+        ),
+        (Fault::AcceptsAnyKey, "invalid keys are refused"),
+        (Fault::LosesTheEnd, "an object is readable as soon as it is put"),
+    ];
+    for (fault, behaviour) in faults {
+        let location = format!("shelf://{fault:?}");
+        let report = conformance::run(&|| {
+            let inner = ShelfConnector::open(&location, &Settings::new(), Host::none())?;
+            Ok(Box::new(Broken { inner, fault }))
+        });
+        assert!(
+            report.failures().any(|verdict| verdict.name == behaviour),
+            "{fault:?} was not caught:\n{report}"
+        );
+    }
+}
+
+/// A connector whose `put` is seen while it is half done.
+struct Torn(ShelfConnector);
+
+impl Target for Torn {
+    fn probe(&self) -> Result<Capabilities> {
+        self.0.probe()
+    }
+    fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<ListPage> {
+        self.0.list(prefix, start_after, limit)
+    }
+    fn stat(&self, key: &str) -> Result<ObjectInfo> {
+        self.0.stat(key)
+    }
+    fn get(&self, key: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; length];
+        let filled = self.0.get_into(key, offset, &mut buffer)?;
+        buffer.truncate(filled);
+        Ok(buffer)
+    }
+    fn put(&self, key: &str, bytes: &[u8], options: PutOptions) -> Result<()> {
+        if bytes.len() > 1 << 20 {
+            self.0.put(key, bytes.split_at(bytes.len() / 2).0, options)?;
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            self.0.delete(key)?;
+        }
+        self.0.put(key, bytes, options)
+    }
+    fn delete(&self, key: &str) -> Result<()> {
+        self.0.delete(key)
+    }
+    fn space(&self) -> Result<Option<Space>> {
+        self.0.space()
+    }
+    fn cancel(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn the_suite_catches_a_torn_put() {
+    let report = conformance::run(&|| {
+        Ok(Box::new(Torn(ShelfConnector::open(
+            "shelf://torn",
+            &Settings::new(),
+            Host::none(),
+        )?)))
+    });
+    for behaviour in [
+        "a reader sees all of an object or nothing",
+        "a reader sees the old or the new object",
+    ] {
+        assert!(
+            report.failures().any(|verdict| verdict.name == behaviour),
+            "{behaviour}: not caught\n{report}"
+        );
+    }
+}

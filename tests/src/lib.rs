@@ -1,0 +1,16 @@
+//! Test kit: a hermetic place to run the real program in, trees to back up, a strict comparison of trees, and storages that misbehave.
+//!
+//! It holds no tests; those are in `tests/`, one file for each kind of promise.
+
+pub mod engine;
+pub mod faulty;
+pub mod image;
+pub mod lab;
+pub mod mount;
+pub mod program;
+pub mod random;
+pub mod terminal;
+pub mod tree;
+
+pub use image::{Image, assert_same};
+pub use lab::{Lab, Output, Run};
