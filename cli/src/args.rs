@@ -72,11 +72,16 @@ pub(crate) struct GlobalOptions {
     #[arg(long, global = true)]
     pub(crate) no_progress: bool,
     /// Work on this many things at the same time (default: the number of processors)
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", value_parser = at_least_one)]
     pub(crate) concurrency: Option<NonZeroUsize>,
     /// Write what happens inside to standard error
     #[arg(long, global = true)]
     pub(crate) trace: bool,
+}
+
+fn at_least_one(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse()
+        .map_err(|_error: std::num::ParseIntError| "it must be a number, 1 or more")
 }
 
 /// The commands, one file each.
@@ -261,6 +266,6 @@ mod tests {
             refusal(&["cat"], &["cat"]),
             "cat: missing <ID:PATH>...; see `plakar help cat`"
         );
-        assert!(refusal(&["--concurrency=0", "ls"], &["ls"]).contains("invalid value '0'"));
+        assert!(refusal(&["--concurrency=0", "ls"], &["ls"]).contains("it must be a number, 1 or more"));
     }
 }

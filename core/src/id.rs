@@ -69,9 +69,9 @@ macro_rules! id_type {
 }
 
 id_type!(
-    /// Names a blob: BLAKE3 of its plain bytes, keyed with a secret of the repository.
+    /// Names a blob: the first 192 bits of the BLAKE3 of its plain bytes, keyed with a secret of the repository.
     BlobId,
-    32
+    24
 );
 id_type!(
     /// Names a pack: BLAKE3 of the stored object.

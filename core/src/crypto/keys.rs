@@ -75,7 +75,8 @@ impl Keys {
 
     /// The id of a blob.
     pub fn blob_id(&self, plain: &[u8]) -> BlobId {
-        BlobId(*blake3::keyed_hash(&self.blob_id, plain).as_bytes())
+        let hash = blake3::keyed_hash(&self.blob_id, plain);
+        BlobId(hash.as_bytes().first_chunk().copied().unwrap_or_default())
     }
 
     /// The tag of the `config` object.

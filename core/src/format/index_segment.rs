@@ -4,10 +4,9 @@
 //! prelude (8) | salt (32) | head length u32 | entry count u64 | sealed head | sealed block …
 //! head, plain:  publisher session (16) | pack count | per pack: id (32), salt (32), kind u8, size | superseded count | per segment: first 8 bytes of its id
 //! block, plain: up to 26,214 entries (the last block has the rest)
-//! entry (40):   first 24 bytes of the blob id | pack u24 | frame offset u32 | sealed frame length u24 | offset in the frame u24 | blob length u24
+//! entry (40):   blob id (24) | pack u24 | frame offset u32 | sealed frame length u24 | offset in the frame u24 | blob length u24
 //! ```
-//! `head length` is the sealed length. Integers in the head are LEB128, in entries little-endian. Entries ascend by their first 24 bytes, which are 192 bits of a keyed
-//! hash: no two blobs share them by chance, and the whole id is verified wherever content is delivered. A segment lists the older ones whose entries it repeats.
+//! `head length` is the sealed length. Integers in the head are LEB128, in entries little-endian. Entries ascend. A segment lists the older ones whose entries it repeats.
 
 use crate::id::{BlobId, PackId, SessionId};
 
@@ -17,8 +16,6 @@ use super::object::{HEADER_BYTES, ObjectKind};
 
 /// Length of one entry in bytes.
 pub const ENTRY_BYTES: usize = 40;
-/// Length of the part of a blob id that an entry holds.
-pub const KEY_BYTES: usize = 24;
 /// Entries in every block but the last.
 pub const BLOCK_ENTRIES: usize = 26_214;
 /// Where the sealed head begins.
@@ -116,8 +113,8 @@ fn read_pack(reader: &mut Reader<'_>) -> Result<PackInfo, DecodeError> {
 /// One row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IndexEntry {
-    /// The first 24 bytes of the blob id.
-    pub key: [u8; KEY_BYTES],
+    /// The blob.
+    pub id: BlobId,
     /// Which pack of the head.
     pub pack: u32,
     /// Where the sealed frame begins in the pack.
@@ -128,15 +125,6 @@ pub struct IndexEntry {
     pub blob_offset: u32,
     /// The plain length of the blob.
     pub blob_length: u32,
-}
-
-/// The part of a blob id that the table is sorted by.
-pub fn key_of(id: &BlobId) -> [u8; KEY_BYTES] {
-    let mut key = [0; KEY_BYTES];
-    key.iter_mut()
-        .zip(id.as_bytes())
-        .for_each(|(to, from)| *to = *from);
-    key
 }
 
 fn u24(value: u32) -> [u8; 3] {
@@ -151,7 +139,7 @@ fn from_u24([a, b, c]: [u8; 3]) -> u32 {
 impl IndexEntry {
     /// The forty bytes.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.key);
+        out.extend_from_slice(self.id.as_bytes());
         out.extend_from_slice(&u24(self.pack));
         out.extend_from_slice(&self.frame_offset.to_le_bytes());
         out.extend_from_slice(&u24(self.frame_length));
@@ -163,7 +151,7 @@ impl IndexEntry {
     pub fn read(bytes: &[u8; ENTRY_BYTES]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let entry = Self {
-            key: reader.array("an entry")?,
+            id: BlobId(reader.array("an entry")?),
             pack: from_u24(reader.array("an entry")?),
             frame_offset: reader.u32("an entry")?,
             frame_length: from_u24(reader.array("an entry")?),
@@ -185,7 +173,7 @@ mod tests {
     #[test]
     fn entries_and_heads_survive() {
         let entry = IndexEntry {
-            key: [9; 24],
+            id: BlobId([9; 24]),
             pack: 0x0012_3456,
             frame_offset: 0xdead_beef,
             frame_length: 77,

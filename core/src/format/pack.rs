@@ -3,7 +3,7 @@
 //! ```text
 //! prelude (8) | salt (32) | sealed frame … | sealed table of contents | trailer (32)
 //! frame, plain:    codec u8 | raw length u32 | payload          sealed: the same encrypted, then a 16-byte tag
-//! contents, plain: frame count | per frame: sealed length, blob count, per blob: id (32), raw length
+//! contents, plain: frame count | per frame: sealed length, blob count, per blob: id (24), raw length
 //! trailer:         contents offset u64 | contents sealed length u32 | frame count u32 | 8 zero bytes | magic (8)
 //! ```
 //! Frames are contiguous from byte 40 on, so their offsets follow from their lengths. Integers in the table are LEB128.
@@ -197,7 +197,7 @@ mod tests {
                 offset: 40,
                 length: 100,
                 blobs: vec![ContentsBlob {
-                    id: BlobId([1; 32]),
+                    id: BlobId([1; 24]),
                     length: 500,
                 }],
             },

@@ -131,7 +131,7 @@ impl Snapshot {
             username: String::new(),
             roots: Vec::new(),
             parent: None,
-            tree: BlobId([0; 32]),
+            tree: BlobId([0; 24]),
             summary: Summary::default(),
             problem_blobs: Vec::new(),
             program: String::new(),
@@ -205,7 +205,7 @@ mod tests {
             username: "u".into(),
             roots: vec![b"/\xff".to_vec()],
             parent: Some(SnapshotId([2; 32])),
-            tree: BlobId([3; 32]),
+            tree: BlobId([3; 24]),
             summary: Summary {
                 files: 1,
                 directories: 2,
@@ -213,7 +213,7 @@ mod tests {
                 logical_bytes: 4,
                 problems: 5,
             },
-            problem_blobs: vec![BlobId([4; 32])],
+            problem_blobs: vec![BlobId([4; 24])],
             program: "p".into(),
             with_xattrs: false,
         };

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! leaf:    0 u8 | entry count | per entry: length, entry
-//! inner:   1 u8 | child count | per child: node id (32), entries below, last name below
-//! content: 2 u8 | item count  | per item: length << 1 | hole, and unless a hole the id (32)
+//! inner:   1 u8 | child count | per child: node id (24), entries below, last name below
+//! content: 2 u8 | item count  | per item: length << 1 | hole, and unless a hole the id (24)
 //! entry:   name | kind u8 | mode | uid | gid | user | group | modified | changed | inode | size | tagged fields
 //! ```
 //! Integers are LEB128, times zigzag seconds and nanoseconds, names and texts length-prefixed. Names ascend by their bytes in a leaf and from leaf to leaf.
@@ -201,7 +201,11 @@ impl Entry {
         out.varint(self.inode);
         out.varint(self.size_bytes);
         if let Some(born) = self.born {
-            out.field_with(tag::BORN, |value| write_timestamp(value, born));
+            // Most files are created moments before their inode changes last: the difference is short.
+            out.field_with(tag::BORN, |value| {
+                value.signed(born.seconds.wrapping_sub(self.changed.seconds));
+                value.signed(i64::from(born.nanoseconds) - i64::from(self.changed.nanoseconds));
+            });
         }
         if let Some((major, minor)) = self.device {
             out.field_with(tag::DEVICE, |value| {
@@ -270,7 +274,7 @@ impl Entry {
 
     fn take(&mut self, tag: u64, value: &mut Reader<'_>) -> Result<(), DecodeError> {
         match tag {
-            tag::BORN => self.born = Some(read_timestamp(value, "a creation time")?),
+            tag::BORN => self.born = Some(read_born(value, self.changed)?),
             tag::DEVICE => {
                 self.device = Some((
                     value.varint_u32("a device number")?,
@@ -319,6 +323,19 @@ impl Entry {
             Err(DecodeError::Invalid("an entry"))
         }
     }
+}
+
+fn read_born(value: &mut Reader<'_>, changed: Timestamp) -> Result<Timestamp, DecodeError> {
+    let invalid = || DecodeError::Invalid("a creation time");
+    let seconds = changed.seconds.wrapping_add(value.signed("a creation time")?);
+    let nanoseconds = i64::from(changed.nanoseconds)
+        .checked_add(value.signed("a creation time")?)
+        .ok_or_else(invalid)?;
+    let nanoseconds = u32::try_from(nanoseconds)
+        .ok()
+        .filter(|&n| n < 1_000_000_000)
+        .ok_or_else(invalid)?;
+    Ok(Timestamp { seconds, nanoseconds })
 }
 
 /// Whether a name can stand in a directory.
@@ -591,7 +608,7 @@ mod tests {
             items: vec![
                 ContentItem {
                     length: 10,
-                    blob: Some(BlobId([6; 32])),
+                    blob: Some(BlobId([6; 24])),
                 },
                 ContentItem {
                     length: 20,
@@ -611,7 +628,7 @@ mod tests {
         let mut leaf = LeafWriter::default();
         let first = full_entry();
         let mut second = Entry::new(b"z".to_vec(), EntryKind::Directory);
-        second.node = Some(BlobId([8; 32]));
+        second.node = Some(BlobId([8; 24]));
         leaf.push(&first);
         leaf.push(&second);
         let bytes = leaf.take();

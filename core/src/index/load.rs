@@ -170,7 +170,7 @@ fn read_blocks(
         opened.key.open(position, &mut block).damage(&what)?;
         for row in block.as_chunks::<ENTRY_BYTES>().0 {
             let entry = IndexEntry::read(row).damage(&what)?;
-            if entry.pack as usize >= packs || last.is_some_and(|last| last.key > entry.key) {
+            if entry.pack as usize >= packs || last.is_some_and(|last| last.id > entry.id) {
                 return Err(ReadError::damaged(
                     &what,
                     "its entries are out of order or name no pack",

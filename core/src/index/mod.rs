@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::format::index_segment::{IndexEntry, PackInfo, key_of};
+use crate::format::index_segment::{IndexEntry, PackInfo};
 use crate::format::object::Mode;
 use crate::format::pack::ContentsFrame;
 use crate::id::{BlobId, PackId, SegmentId};
@@ -123,11 +123,10 @@ impl Index {
 
     /// Finds a blob in the published segments.
     pub fn find(&self, id: &BlobId) -> Result<Option<Place>, ReadError> {
-        let key = key_of(id);
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         let absent = self.absent.read().unwrap_or_else(PoisonError::into_inner);
         for segment in segments.iter() {
-            if let Some(place) = segment.find(&key, &absent)? {
+            if let Some(place) = segment.find(id, &absent)? {
                 return Ok(Some(place));
             }
         }
@@ -136,10 +135,9 @@ impl Index {
 
     /// All places of a blob: it may be stored more than once, and one copy may be damaged.
     pub fn places(&self, id: &BlobId) -> Result<Vec<Place>, ReadError> {
-        let key = key_of(id);
         let mut places = Vec::new();
         for segment in self.segments() {
-            segment.places(&key, &mut places)?;
+            segment.places(id, &mut places)?;
         }
         Ok(places)
     }
@@ -244,7 +242,7 @@ impl Pending {
             let mut offset = 0;
             for blob in &frame.blobs {
                 self.entries.push(IndexEntry {
-                    key: key_of(&blob.id),
+                    id: blob.id,
                     pack: ordinal,
                     frame_offset: frame.offset,
                     frame_length: frame.length,

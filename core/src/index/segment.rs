@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::format::index_segment::{IndexEntry, KEY_BYTES, PackInfo};
-use crate::id::{PackId, SegmentId};
+use crate::format::index_segment::{IndexEntry, PackInfo};
+use crate::id::{BlobId, PackId, SegmentId};
 use crate::read_error::ReadError;
 
 use super::Place;
@@ -43,15 +43,11 @@ impl Segment {
             .ok_or_else(|| ReadError::damaged(format!("index segment {}", self.id), "an entry names no pack"))
     }
 
-    pub(super) fn find(
-        &self,
-        key: &[u8; KEY_BYTES],
-        absent: &HashSet<PackId>,
-    ) -> Result<Option<Place>, ReadError> {
-        let first = self.table.lower_bound(key);
+    pub(super) fn find(&self, id: &BlobId, absent: &HashSet<PackId>) -> Result<Option<Place>, ReadError> {
+        let first = self.table.lower_bound(id);
         for row in first..self.len() {
             match self.table.entry(row)? {
-                Some(entry) if entry.key == *key => {
+                Some(entry) if entry.id == *id => {
                     let place = self.place(&entry)?;
                     if absent.is_empty() || !absent.contains(&place.pack.id) {
                         return Ok(Some(place));
@@ -63,10 +59,10 @@ impl Segment {
         Ok(None)
     }
 
-    pub(super) fn places(&self, key: &[u8; KEY_BYTES], places: &mut Vec<Place>) -> Result<(), ReadError> {
-        for row in self.table.lower_bound(key)..self.len() {
+    pub(super) fn places(&self, id: &BlobId, places: &mut Vec<Place>) -> Result<(), ReadError> {
+        for row in self.table.lower_bound(id)..self.len() {
             match self.table.entry(row)? {
-                Some(entry) if entry.key == *key => places.push(self.place(&entry)?),
+                Some(entry) if entry.id == *id => places.push(self.place(&entry)?),
                 _ => break,
             }
         }

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use crate::format::index_segment::{ENTRY_BYTES, IndexEntry, KEY_BYTES};
+use crate::format::index_segment::{ENTRY_BYTES, IndexEntry};
+use crate::id::BlobId;
 use crate::read_error::{DamageContext, ReadError};
 use crate::storage::{StorageError, StorageErrorKind};
 
@@ -104,9 +105,9 @@ impl Table {
             .transpose()
     }
 
-    /// The first row whose key is not less than `key`: interpolation, because keys are uniform hashes, with bisection as the fallback.
-    pub(super) fn lower_bound(&self, key: &[u8; KEY_BYTES]) -> usize {
-        let target = key.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    /// The first row whose key is not less than `id`: interpolation, because ids are uniform hashes, with bisection as the fallback.
+    pub(super) fn lower_bound(&self, id: &BlobId) -> usize {
+        let target = id.0.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         let (mut low, mut high) = (0, self.len());
         let mut steps = 0_u32;
         while low < high {
@@ -117,8 +118,8 @@ impl Table {
             };
             steps += 1;
             let Some(row) = self.row(middle) else { break };
-            let (row_key, _) = row.split_at(KEY_BYTES);
-            if row_key < key.as_slice() {
+            let (row_key, _) = row.split_at(BlobId::LENGTH);
+            if row_key < id.0.as_slice() {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -149,21 +150,21 @@ mod tests {
     #[test]
     fn the_bound_is_that_of_a_linear_search_for_uniform_and_skewed_keys() {
         for skewed in [false, true] {
-            let mut keys: Vec<[u8; KEY_BYTES]> = (0..2000_u32)
+            let mut keys: Vec<BlobId> = (0..2000_u32)
                 .map(|n| {
                     let hash = blake3::hash(&n.to_le_bytes());
-                    let mut key: [u8; KEY_BYTES] = hash.as_bytes()[..KEY_BYTES].try_into().unwrap();
+                    let mut key: [u8; 24] = hash.as_bytes()[..24].try_into().unwrap();
                     if skewed && n % 4 != 0 {
                         key[..7].fill(3);
                     }
-                    key
+                    BlobId(key)
                 })
                 .collect();
             keys.sort_unstable();
             let mut builder = TableBuilder::new(keys.len(), None).unwrap();
             for key in &keys {
                 let entry = IndexEntry {
-                    key: *key,
+                    id: *key,
                     pack: 0,
                     frame_offset: 0,
                     frame_length: 0,
@@ -178,7 +179,7 @@ mod tests {
             for (row, key) in keys.iter().enumerate() {
                 assert_eq!(table.lower_bound(key), row);
                 let mut next = *key;
-                next[KEY_BYTES - 1] = next[KEY_BYTES - 1].wrapping_add(1);
+                next.0[23] = next.0[23].wrapping_add(1);
                 assert_eq!(table.lower_bound(&next), keys.partition_point(|key| *key < next));
             }
         }

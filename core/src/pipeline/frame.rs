@@ -30,6 +30,7 @@ pub struct FrameBuilder {
     blobs: Vec<ContentsBlob>,
     target_bytes: usize,
     compressor: Option<zstd::bulk::Compressor<'static>>,
+    scratch: Vec<u8>,
 }
 
 impl std::fmt::Debug for FrameBuilder {
@@ -55,6 +56,7 @@ impl FrameBuilder {
             blobs: Vec::new(),
             target_bytes: target_bytes as usize,
             compressor,
+            scratch: Vec::new(),
         })
     }
 
@@ -68,6 +70,7 @@ impl FrameBuilder {
         if plain.len() >= self.target_bytes / 2 {
             return Some(encode(
                 self.compressor.as_mut(),
+                &mut self.scratch,
                 plain,
                 vec![contents_blob(id, plain)],
             ));
@@ -89,7 +92,7 @@ impl FrameBuilder {
             return None;
         }
         let blobs = std::mem::take(&mut self.blobs);
-        let frame = encode(self.compressor.as_mut(), &self.raw, blobs);
+        let frame = encode(self.compressor.as_mut(), &mut self.scratch, &self.raw, blobs);
         self.raw.clear();
         Some(frame)
     }
@@ -106,30 +109,32 @@ fn contents_blob(id: BlobId, plain: &[u8]) -> ContentsBlob {
     }
 }
 
-/// Compresses; what does not shrink stays as it is.
+/// Compresses into `scratch`, which is kept from frame to frame; what does not shrink stays as it is.
 fn encode(
     compressor: Option<&mut zstd::bulk::Compressor<'static>>,
+    scratch: &mut Vec<u8>,
     raw: &[u8],
     blobs: Vec<ContentsBlob>,
 ) -> PlainFrame {
     let raw_length = u32::try_from(raw.len()).unwrap_or(u32::MAX);
+    let mut compressed = None;
     if let Some(compressor) = compressor {
-        // A buffer as large as the input: a result that does not fit is not worth keeping.
-        let mut bytes = vec![0; FRAME_HEADER_BYTES + raw.len()];
-        if let Some((header, payload)) = bytes.split_at_mut_checked(FRAME_HEADER_BYTES)
-            && let Ok(length) = compressor.compress_to_buffer(raw, payload)
-            && length < raw.len()
-        {
-            header.copy_from_slice(&frame_header(Codec::Zstd, raw_length));
-            bytes.truncate(FRAME_HEADER_BYTES + length);
-            // The buffer is kept until the pack is written: give back what compression saved.
-            let mut exact = Vec::with_capacity(bytes.len() + TAG_BYTES);
-            exact.extend_from_slice(&bytes);
-            return PlainFrame { bytes: exact, blobs };
+        // A buffer no larger than the input: a result that does not fit is not worth keeping.
+        if scratch.len() < raw.len() {
+            scratch.resize(raw.len(), 0);
         }
+        let space = scratch.get_mut(..raw.len()).unwrap_or_default();
+        compressed = compressor
+            .compress_to_buffer(raw, space)
+            .ok()
+            .filter(|&length| length < raw.len());
     }
-    let mut bytes = Vec::with_capacity(FRAME_HEADER_BYTES + raw.len() + TAG_BYTES);
-    bytes.extend_from_slice(&frame_header(Codec::Raw, raw_length));
-    bytes.extend_from_slice(raw);
+    let (codec, payload) = match compressed.and_then(|length| scratch.get(..length)) {
+        Some(payload) => (Codec::Zstd, payload),
+        None => (Codec::Raw, raw),
+    };
+    let mut bytes = Vec::with_capacity(FRAME_HEADER_BYTES + payload.len() + TAG_BYTES);
+    bytes.extend_from_slice(&frame_header(codec, raw_length));
+    bytes.extend_from_slice(payload);
     PlainFrame { bytes, blobs }
 }

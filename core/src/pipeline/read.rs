@@ -20,7 +20,7 @@ use super::scan::{FileItem, join};
 use super::tree::{BlobSink, store_content};
 
 /// Files up to this size are kept in their entry, in bytes.
-const INLINE_BYTES: u64 = 128;
+const INLINE_BYTES: u64 = 1024;
 /// Extended attributes up to this size are kept in their entry, in bytes.
 const INLINE_XATTRS_BYTES: usize = 4096;
 /// Inodes with several names whose content is remembered, so that it is read once.

@@ -73,7 +73,8 @@ pub enum CreateError {
     Open(#[source] OpenError),
 }
 
-const FRAME_BYTES: u32 = 1 << 20;
+/// Two megabytes are the window of zstd's usual level: smaller frames compress worse, larger ones not better.
+const FRAME_BYTES: u32 = 2 << 20;
 
 impl Repository {
     /// Creates a repository at an empty or absent location and opens it.

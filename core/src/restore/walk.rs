@@ -162,7 +162,7 @@ impl<'a> Walk<'a> {
                 parent: None,
             }))
         };
-        let node = start.entry.node.unwrap_or(BlobId([0; 32]));
+        let node = start.entry.node.unwrap_or(BlobId([0; 24]));
         let entry = Box::new(start.entry.clone());
         Ok(Level {
             cursor: EntryCursor::new(node),
@@ -428,7 +428,7 @@ pub(super) fn refuse_conflicts(
         source: error.into(),
     };
     let mut reader = BlobReader::new(repository, WALK_CACHE_BYTES);
-    let node = start.entry.node.unwrap_or(BlobId([0; 32]));
+    let node = start.entry.node.unwrap_or(BlobId([0; 24]));
     let mut stack = vec![(EntryCursor::new(node), target.root().map_err(failed)?, Vec::new())];
     while let Some((cursor, folder, below)) = stack.last_mut() {
         // Damage is met again, and reported, by the walk itself.
