@@ -6,20 +6,20 @@
 //! It never prints, reads no environment variable and no home directory; storages are reached through [`storage::Storage`].
 //! Modules are declared in walking order: each imports only what stands above it.
 
-pub mod backup;
-pub mod check;
-pub mod crypto;
+pub mod id;
+pub mod progress;
 pub mod environment;
 pub mod format;
-pub mod id;
-pub mod index;
-pub mod pipeline;
-pub mod plugin;
-pub mod progress;
-pub mod read_error;
-pub mod repository;
-pub mod restore;
+pub mod crypto;
 pub mod storage;
+pub mod plugin;
+pub mod read_error;
+pub mod index;
+pub mod repository;
+pub mod pipeline;
+pub mod backup;
+pub mod restore;
+pub mod check;
 
 /// How many threads the machine runs at once.
 pub(crate) fn parallelism() -> usize {

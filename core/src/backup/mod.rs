@@ -60,6 +60,7 @@ impl std::fmt::Debug for Source {
 }
 
 /// How to back up.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct BackupOptions {
     /// What to save.
     pub sources: Vec<Source>,

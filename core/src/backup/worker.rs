@@ -119,7 +119,7 @@ struct SharingWriter<'a> {
 }
 
 impl SharingWriter<'_> {
-    fn help(&mut self, job: ChunkJob) -> Result<(), ReadError> {
+    fn help(&mut self, job: &ChunkJob) -> Result<(), ReadError> {
         let id = self.writer.put(&job.plain)?;
         // Its owner may have given up: then nobody needs the id.
         job.reply.send(id).unwrap_or_default();
@@ -172,7 +172,7 @@ impl SharingWriter<'_> {
                 return Ok(id);
             }
             match self.chunk_out.try_recv() {
-                Ok(job) => self.help(job)?,
+                Ok(job) => self.help(&job)?,
                 Err(_) => return id.recv().ok().ok_or_else(stopped),
             }
         }
@@ -230,14 +230,14 @@ impl<'a> Worker<'a> {
         while open || self.busy.load(Ordering::Acquire) > 0 {
             if !open {
                 match chunks.recv_timeout(IDLE) {
-                    Ok(job) => self.sharing.help(job)?,
+                    Ok(job) => self.sharing.help(&job)?,
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
                 continue;
             }
             crossbeam_channel::select! {
-                recv(chunks) -> job => if let Ok(job) = job { self.sharing.help(job)? },
+                recv(chunks) -> job => if let Ok(job) = job { self.sharing.help(&job)? },
                 recv(batches) -> batch => match batch {
                     Ok((batch, reply)) => {
                         self.busy.fetch_add(1, Ordering::AcqRel);

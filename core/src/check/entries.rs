@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::format::snapshot::Snapshot;
-use crate::format::tree::{Content, Entry, EntryKind, Xattrs};
+use crate::format::tree::{Content, Entry, Xattrs};
 use crate::id::{BlobId, PackId};
 use crate::progress::{Item, ItemState, Job, Problem};
 use crate::read_error::ReadError;
@@ -89,7 +89,7 @@ impl<'a> EntryCheck<'a> {
             }
         }
         match self.repository.entry_at(snapshot, &path) {
-            Ok(Some(entry)) => self.walk(entry, path.clone())?,
+            Ok(Some(entry)) => self.walk(&entry, path.clone())?,
             Ok(None) => {
                 let path = String::from_utf8_lossy(&path).into_owned();
                 return Err(CheckError::NoSuchPath {
@@ -115,7 +115,7 @@ impl<'a> EntryCheck<'a> {
         Ok(())
     }
 
-    fn walk(&mut self, start: Entry, path: Vec<u8>) -> Result<(), CheckError> {
+    fn walk(&mut self, start: &Entry, path: Vec<u8>) -> Result<(), CheckError> {
         let mut stack: Vec<Level> = Vec::new();
         self.visit(start, path, &mut stack)?;
         while let Some(level) = stack.last_mut() {
@@ -129,7 +129,7 @@ impl<'a> EntryCheck<'a> {
                         path.push(b'/');
                     }
                     path.extend_from_slice(&entry.name);
-                    self.visit(entry, path, &mut stack)?;
+                    self.visit(&entry, path, &mut stack)?;
                 }
                 Ok(None) => self.leave(&mut stack),
                 Err(error) => {
@@ -159,10 +159,10 @@ impl<'a> EntryCheck<'a> {
         mark(stack, level.whole);
     }
 
-    fn visit(&mut self, entry: Entry, path: Vec<u8>, stack: &mut Vec<Level>) -> Result<(), CheckError> {
+    fn visit(&mut self, entry: &Entry, path: Vec<u8>, stack: &mut Vec<Level>) -> Result<(), CheckError> {
         self.seen += 1;
         let attributes = match &entry.xattrs {
-            Xattrs::Stored(_) => self.reader.xattrs(&entry).map(drop),
+            Xattrs::Stored(_) => self.reader.xattrs(entry).map(drop),
             Xattrs::Inline(_) => Ok(()),
         };
         let content = attributes.and_then(|()| self.content(&entry.content));
@@ -170,37 +170,29 @@ impl<'a> EntryCheck<'a> {
             mark(stack, false);
             return self.damage(&path, error);
         }
-        match (entry.kind, entry.node) {
-            (EntryKind::Directory, Some(node)) => {
-                let known = self
-                    .verified
-                    .as_ref()
-                    .is_some_and(|verified| verified.contains(&node));
-                if known {
-                    self.job.item(Item {
-                        path: &path,
-                        state: ItemState::Unchanged,
-                        directory: true,
-                        size_bytes: 0,
-                    });
-                } else {
-                    stack.push(Level {
-                        cursor: EntryCursor::new(node),
-                        path,
-                        node,
-                        whole: true,
-                    });
-                }
-            }
-            _ => {
-                let item = Item {
-                    path: &path,
-                    state: ItemState::Done,
-                    directory: false,
-                    size_bytes: entry.size_bytes,
-                };
-                self.job.item(item);
-            }
+        let item = |state, directory| Item {
+            path: &path,
+            state,
+            directory,
+            size_bytes: entry.size_bytes,
+        };
+        let Some(node) = entry.node else {
+            self.job.item(item(ItemState::Done, false));
+            return Ok(());
+        };
+        if self
+            .verified
+            .as_ref()
+            .is_some_and(|verified| verified.contains(&node))
+        {
+            self.job.item(item(ItemState::Unchanged, true));
+        } else {
+            stack.push(Level {
+                cursor: EntryCursor::new(node),
+                path,
+                node,
+                whole: true,
+            });
         }
         Ok(())
     }

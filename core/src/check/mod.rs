@@ -38,7 +38,7 @@ pub struct CheckOptions {
     /// How much to read.
     pub reading: Reading,
     /// Snapshots, or paths in them; empty for the whole repository with every object.
-    pub targets: Vec<(Snapshot, Option<Vec<u8>>)>,
+    pub targets: Vec<Wanted>,
     /// Threads that read and verify; 0 for one a processor.
     pub workers: usize,
 }
@@ -202,11 +202,11 @@ pub fn check(
     Ok(report)
 }
 
+/// A snapshot, or what is at a path in it.
+type Wanted = (Snapshot, Option<Vec<u8>>);
+
 /// Checks every object that is not a pack, and gives the snapshots that can be read.
-fn whole_repository(
-    repository: &Repository,
-    findings: &Findings,
-) -> Result<Vec<(Snapshot, Option<Vec<u8>>)>, CheckError> {
+fn whole_repository(repository: &Repository, findings: &Findings) -> Result<Vec<Wanted>, CheckError> {
     let storage = repository.storage().as_ref();
     for (key, error) in repository.slot_problems()? {
         findings.add_error(&key, error);

@@ -235,7 +235,9 @@ fn read_chunker(value: &mut Reader<'_>) -> Result<ChunkerSettings, DecodeError> 
     let ordered =
         settings.min_bytes <= settings.average_bytes && settings.average_bytes <= settings.max_bytes;
     let bounded = settings.min_bytes >= 64 && settings.max_bytes <= 8 << 20 && settings.average_bytes >= 256;
-    if ordered && bounded {
+    // The chunker looks at two bytes at a time.
+    let even = (settings.min_bytes | settings.average_bytes | settings.max_bytes) & 1 == 0;
+    if ordered && bounded && even {
         Ok(settings)
     } else {
         Err(DecodeError::Invalid("the chunk sizes"))

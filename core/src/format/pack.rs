@@ -97,6 +97,10 @@ pub fn encode_contents(frames: &[ContentsFrame]) -> Vec<u8> {
 pub fn decode_contents(bytes: &[u8], end: u64) -> Result<Vec<ContentsFrame>, DecodeError> {
     let mut reader = Reader::new(bytes);
     let count = reader.count(2, "the number of frames")?;
+    // No sealed frame is shorter than its header and tag, so the pack itself bounds their number.
+    if count as u64 > end / (FRAME_HEADER_BYTES + TAG_BYTES) as u64 {
+        return Err(DecodeError::Invalid("the number of frames"));
+    }
     let mut frames = Vec::with_capacity(count);
     let mut offset = HEADER_BYTES as u64;
     for _ in 0..count {

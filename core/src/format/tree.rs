@@ -17,6 +17,13 @@ use super::config::{read_timestamp, write_timestamp};
 /// Longest name accepted, in bytes (the file systems of today stop at 255 bytes, or 1,020 in UTF-8).
 pub const MAX_NAME_BYTES: usize = 4096;
 
+/// Largest leaf and largest content node accepted, in bytes. Writers stay well below; decoded, a node takes up to some thirty times as much.
+pub const MAX_NODE_BYTES: usize = 1 << 20;
+/// Largest inner node accepted, in bytes: its names are longer than the rest.
+pub const MAX_INNER_BYTES: usize = 8 << 20;
+/// No entry is shorter, its length prefix included, in bytes.
+const MIN_ENTRY_BYTES: usize = 15;
+
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -240,7 +247,7 @@ impl Entry {
                 }
             }
             Xattrs::Stored(content) => {
-                out.field_with(tag::STORED_XATTRS, |value| write_content(value, content))
+                out.field_with(tag::STORED_XATTRS, |value| write_content(value, content));
             }
         }
     }
@@ -510,7 +517,16 @@ impl Node {
     /// Reads a node. Names ascend strictly, so no name stands twice.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let node = match reader.u8("a node's type")? {
+        let kind = reader.u8("a node's type")?;
+        let most = if kind == 1 {
+            MAX_INNER_BYTES
+        } else {
+            MAX_NODE_BYTES
+        };
+        if bytes.len() > most {
+            return Err(DecodeError::Invalid("a node's length"));
+        }
+        let node = match kind {
             0 => Self::Leaf(read_leaf(&mut reader)?),
             1 => Self::Inner(read_inner(&mut reader)?),
             2 => Self::Content(read_items(&mut reader)?),
@@ -522,7 +538,7 @@ impl Node {
 }
 
 fn read_leaf(reader: &mut Reader<'_>) -> Result<Vec<Entry>, DecodeError> {
-    let count = reader.count(16, "the number of entries")?;
+    let count = reader.count(MIN_ENTRY_BYTES, "the number of entries")?;
     let mut entries: Vec<Entry> = Vec::with_capacity(count.min(4096));
     for _ in 0..count {
         let entry = Entry::read(&mut Reader::new(reader.bytes("an entry")?))?;

@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError};
 
 use crate::crypto::keys::Keys;
 use crate::environment::Environment;
-use crate::format::index_segment::{BLOCK_ENTRIES, HEAD_OFFSET, IndexEntry, PackInfo, SegmentHead};
+use crate::format::index_segment::{
+    BLOCK_ENTRIES, ENTRY_BYTES, HEAD_OFFSET, IndexEntry, PackInfo, SegmentHead,
+};
 use crate::format::object::{ObjectKind, Prelude, SALT_BYTES, sealed_header};
 use crate::format::pack::TAG_BYTES;
 use crate::id::{PackId, SegmentId, SessionId};
@@ -134,8 +136,10 @@ impl Index {
         object.u64(entries.len() as u64);
         object.raw(&sealed_head);
         for rows in entries.chunks(BLOCK_ENTRIES) {
-            let mut block = Vec::with_capacity(rows.len() * 40 + TAG_BYTES);
-            rows.iter().for_each(|entry| entry.write(&mut block));
+            let mut block = Vec::with_capacity(rows.len() * ENTRY_BYTES + TAG_BYTES);
+            for entry in rows {
+                entry.write(&mut block);
+            }
             key.seal(object.len() as u64, &mut block);
             object.raw(&block);
         }

@@ -20,7 +20,7 @@ use super::scan::{FileItem, join};
 use super::tree::{BlobSink, store_content};
 
 /// Files up to this size are kept in their entry, in bytes.
-const INLINE_BYTES: u64 = 1024;
+const INLINE_BYTES: usize = 1024;
 /// Extended attributes up to this size are kept in their entry, in bytes.
 const INLINE_XATTRS_BYTES: usize = 4096;
 /// Inodes with several names whose content is remembered, so that it is read once.
@@ -435,9 +435,14 @@ fn read_content(
     buffer: &mut Vec<u8>,
     sink: &mut dyn ChunkSink,
 ) -> Result<Content, Failure> {
-    if stat.size_bytes <= INLINE_BYTES {
-        buffer.resize(INLINE_BYTES as usize, 0);
-        let wanted = usize::try_from(stat.size_bytes).unwrap_or(0);
+    let inline = usize::try_from(stat.size_bytes)
+        .ok()
+        .filter(|&size| size <= INLINE_BYTES);
+    if let Some(wanted) = inline {
+        // It only ever grows: to shrink it would mean to clear it again for the next file.
+        if buffer.len() < INLINE_BYTES {
+            buffer.resize(INLINE_BYTES, 0);
+        }
         let Some(space) = buffer.get_mut(..wanted) else {
             return Ok(Content::default());
         };
@@ -502,10 +507,13 @@ fn fill(file: &OwnedFd, space: &mut [u8], offset: u64) -> Result<usize, Errno> {
     Ok(filled)
 }
 
+/// Fills a buffer from an offset as far as the source goes, and says how far.
+type Fill<'a> = dyn FnMut(&mut [u8], u64) -> Result<usize, Errno> + 'a;
+
 /// Cuts one stretch of data into chunks. Returns the offset that was reached: less than `end` when the file shrank.
 fn read_extent(
     context: &ReadContext<'_>,
-    fill: &mut dyn FnMut(&mut [u8], u64) -> Result<usize, Errno>,
+    fill: &mut Fill<'_>,
     (start, end): (u64, u64),
     buffer: &mut Vec<u8>,
     sink: &mut dyn ChunkSink,

@@ -116,6 +116,8 @@ pub type Batch = Vec<WalkItem>;
 
 /// Files in a batch: neighbours that are likely to share frames.
 const BATCH_FILES: usize = 512;
+/// Steps of any kind in a batch.
+const BATCH_STEPS: usize = 4096;
 /// Directories in a batch: bounds the open descriptors.
 const BATCH_DIRECTORIES: usize = 64;
 
@@ -319,15 +321,17 @@ impl<'a> Scanner<'a> {
             if let Some(below) = self.visit(directory, name, place.2, plan, previous) {
                 stack.push(below);
             }
-            if self.files >= BATCH_FILES || self.directories >= BATCH_DIRECTORIES || self.batch.len() >= 4096
-            {
-                if self.flush().is_break() {
-                    return Ok(());
-                }
+            let full = self.files >= BATCH_FILES
+                || self.directories >= BATCH_DIRECTORIES
+                || self.batch.len() >= BATCH_STEPS;
+            if full && self.flush().is_break() {
+                return Ok(());
             }
         }
-        let _ = self.flush();
-        Ok(())
+        // The last batch: whether anybody still wants more makes no difference.
+        match self.flush() {
+            ControlFlow::Continue(()) | ControlFlow::Break(()) => Ok(()),
+        }
     }
 
     fn flush(&mut self) -> ControlFlow<()> {

@@ -42,7 +42,8 @@ impl DirectoryBuilder {
         debug_assert!(self.last_name < entry.name, "entries ascend");
         self.leaf.push(entry);
         self.last_name.clone_from(&entry.name);
-        let chosen = self.leaf.len() >= LEAF_MIN_BYTES && keys.node_boundary(&entry.name) % LEAF_CHOICE == 0;
+        let chosen =
+            self.leaf.len() >= LEAF_MIN_BYTES && keys.node_boundary(&entry.name).is_multiple_of(LEAF_CHOICE);
         if chosen || self.leaf.len() >= LEAF_MAX_BYTES {
             self.cut_leaf(sink)
         } else {
@@ -79,7 +80,7 @@ impl DirectoryBuilder {
         };
         children.push(child);
         // At least two children to a node, so that the number of levels is bounded.
-        let ends = (first % INNER_CHOICE == 0 && children.len() >= 2) || children.len() >= INNER_MAX;
+        let ends = (first.is_multiple_of(INNER_CHOICE) && children.len() >= 2) || children.len() >= INNER_MAX;
         if ends { self.cut_inner(level, sink) } else { Ok(()) }
     }
 
@@ -134,7 +135,7 @@ pub fn store_content(mut items: Vec<ContentItem>, sink: &mut dyn BlobSink) -> Re
             node.push(item);
             let chosen = item.blob.is_some_and(|id| {
                 let [first, second, ..] = id.0;
-                u16::from_le_bytes([first, second]) % CONTENT_CHOICE == 0
+                u16::from_le_bytes([first, second]).is_multiple_of(CONTENT_CHOICE)
             });
             if (chosen && node.len() >= 2) || node.len() >= CONTENT_MAX {
                 above.push(content_node(&node, sink)?);

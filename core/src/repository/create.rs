@@ -78,6 +78,10 @@ const FRAME_BYTES: u32 = 2 << 20;
 
 impl Repository {
     /// Creates a repository at an empty or absent location and opens it.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the passphrase in it is not to be used again"
+    )]
     pub fn create(
         storage: Arc<dyn Storage>,
         options: CreateOptions,

@@ -30,9 +30,10 @@ impl Repository {
     fn commits(&self, prefix: &str) -> Result<BTreeMap<SnapshotId, Vec<String>>, ReadError> {
         let mut commits: BTreeMap<SnapshotId, Vec<String>> = BTreeMap::new();
         list_all(self.storage().as_ref(), prefix, |object| {
-            match snapshot_of_key(&object.key) {
-                Some((id, _)) => commits.entry(id).or_default().push(object.key),
-                None => tracing::warn!(object = object.key, "not the name of a snapshot"),
+            if let Some((id, _)) = snapshot_of_key(&object.key) {
+                commits.entry(id).or_default().push(object.key);
+            } else {
+                tracing::warn!(object = object.key, "not the name of a snapshot");
             }
         })
         .map_err(ReadError::Storage)?;

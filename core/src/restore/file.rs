@@ -200,7 +200,10 @@ fn over_existing(
 
 fn temporary_name(shared: &Shared<'_>) -> Result<Vec<u8>, FileError> {
     let random = shared.repository.environment().random::<8>();
-    let random = random.map_err(|_| FileError::Target("cannot name a temporary file", Errno::AGAIN))?;
+    let random = random.map_err(|error| {
+        let error = Errno::from_io_error(&error.0).unwrap_or(Errno::AGAIN);
+        FileError::Target("cannot name a temporary file", error)
+    })?;
     Ok(format!(".plakar-restore-{:016x}", u64::from_le_bytes(random)).into_bytes())
 }
 

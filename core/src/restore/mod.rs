@@ -188,6 +188,7 @@ impl Shared<'_> {
 }
 
 /// Restores a snapshot, or a part of it.
+#[expect(clippy::needless_pass_by_value, reason = "options are used once")]
 pub fn restore(
     repository: &Repository,
     snapshot: &Snapshot,

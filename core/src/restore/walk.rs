@@ -111,7 +111,7 @@ impl<'a> Walk<'a> {
                 break;
             }
             let next = match (&start.only, stack.len()) {
-                (Some(name), 1) => self.only(&mut stack, &mut reader, name),
+                (Some(name), 1) => level_seek(&mut stack, &mut reader, name),
                 _ => level_next(&mut stack, &mut reader),
             };
             match next {
@@ -130,19 +130,6 @@ impl<'a> Walk<'a> {
             self.leave(&mut stack);
         }
         self.links
-    }
-
-    /// The single entry that was asked for, once.
-    fn only(
-        &self,
-        stack: &mut [Level],
-        reader: &mut BlobReader<'_>,
-        name: &[u8],
-    ) -> Result<Option<Entry>, ReadError> {
-        let Some(level) = stack.last_mut() else {
-            return Ok(None);
-        };
-        level.cursor.seek(reader, name)
     }
 
     fn first_level(&self, start: &Start) -> Result<Level, RestoreError> {
@@ -389,6 +376,17 @@ impl<'a> Walk<'a> {
             None => {}
         }
     }
+}
+
+/// The single entry that was asked for, once.
+fn level_seek(
+    stack: &mut [Level],
+    reader: &mut BlobReader<'_>,
+    name: &[u8],
+) -> Result<Option<Entry>, ReadError> {
+    stack
+        .last_mut()
+        .map_or(Ok(None), |level| level.cursor.seek(reader, name))
 }
 
 fn level_next(stack: &mut [Level], reader: &mut BlobReader<'_>) -> Result<Option<Entry>, ReadError> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 /// What a storage promises. A promise that is absent is `false` or zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a promise of its own")]
 pub struct Capabilities {
     /// A `put` is seen whole or not at all, whatever happens to the writer.
     pub atomic_put: bool,
