@@ -17,6 +17,9 @@ use crate::error::{os_error, wrong_kind};
 /// Every temporary file's name starts so; no key's component does (see `check_key`).
 pub(crate) const TEMPORARY_PREFIX: &str = ".tmp-";
 
+/// A temporary file that was not written to for so long belongs to nobody any more.
+const ABANDONED_SECONDS: u64 = 24 * 60 * 60;
+
 const FOLDER_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 pub(crate) const FOLDER_MODE: Mode = Mode::RWXU;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -28,6 +31,8 @@ pub(crate) struct Root {
     folder: RwLock<Option<Arc<OwnedFd>>>,
     /// Folders whose entries in all parents this process has synced.
     durable: Mutex<HashSet<String>>,
+    /// Folders that this process has looked through for abandoned temporary files.
+    tidied: Mutex<HashSet<String>>,
 }
 
 /// A folder below the root, with the last component of the key that led to it.
@@ -42,6 +47,38 @@ impl Root {
             path,
             folder: RwLock::default(),
             durable: Mutex::default(),
+            tidied: Mutex::default(),
+        }
+    }
+
+    /// Removes temporary files that a killed process left in the folder of `key` more than a day ago. Each folder is looked through
+    /// once, by whoever writes into it: readers write nothing. What cannot be removed stays; it hurts nobody.
+    pub(crate) fn tidy(&self, key: &str, folder: &OwnedFd) {
+        let above = key.rsplit_once('/').map_or("", |(above, _)| above);
+        let first = self
+            .tidied
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(above.to_owned());
+        let Some(names) = first.then(|| rustix::fs::Dir::read_from(folder).ok()).flatten() else {
+            return;
+        };
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        for entry in names.flatten() {
+            let name = entry.file_name();
+            if !name.to_bytes().starts_with(TEMPORARY_PREFIX.as_bytes()) {
+                continue;
+            }
+            let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+            let old = stat.is_ok_and(|stat| {
+                u64::try_from(stat.st_mtime)
+                    .is_ok_and(|modified| modified.saturating_add(ABANDONED_SECONDS) < now)
+            });
+            if old {
+                drop(rustix::fs::unlinkat(folder, name, AtFlags::empty()));
+            }
         }
     }
 

@@ -157,6 +157,7 @@ impl Connector for FsConnector {
             move |errno| os_error(doing, &path, errno)
         };
         let place = self.root.create_folders(key)?;
+        self.root.tidy(key, &place.folder);
         let temporary = TemporaryFile::create(&place.folder).map_err(failed("write"))?;
         self.write_temporary(&temporary, bytes, &path)?;
         if options.durable {

@@ -192,3 +192,30 @@ fn a_long_listing_comes_page_by_page() {
     }
     assert_eq!(listed, wanted);
 }
+
+#[test]
+fn a_put_removes_abandoned_temporary_files_and_a_listing_does_not() {
+    let root = tempfile::tempdir().unwrap();
+    put(&connector(root.path()), "packs/ab/x", b"1").unwrap();
+    let folder = root.path().join("packs/ab");
+    let (old, new) = (
+        folder.join(".tmp-0000000000000001"),
+        folder.join(".tmp-0000000000000002"),
+    );
+    for path in [&old, &new] {
+        fs::write(path, "left by a killed process").unwrap();
+    }
+    let two_days = std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 60 * 60);
+    fs::File::options()
+        .write(true)
+        .open(&old)
+        .unwrap()
+        .set_modified(two_days)
+        .unwrap();
+    let storage = connector(root.path());
+    assert_eq!(keys(&storage), ["packs/ab/x"]);
+    assert!(old.exists(), "a reader writes nothing");
+    put(&storage, "packs/ab/y", b"2").unwrap();
+    assert!(!old.exists());
+    assert!(new.exists(), "somebody may be writing it");
+}

@@ -155,6 +155,9 @@ pub enum BackupError {
     /// There is nothing to back up.
     #[error("nothing to back up")]
     NoSource,
+    /// A stream together with other sources.
+    #[error("a stream is backed up alone: not with paths or other streams")]
+    Mixed,
     /// It was stopped.
     #[error("stopped before the end; what was stored is found again by the next backup")]
     Cancelled,
@@ -244,6 +247,14 @@ pub fn backup(
     } else {
         find_parent(repository, &root_names, &options.hostname, options.xattrs)?
     };
+    if let Some(parent) = &parent {
+        // What to expect: about what was there last time.
+        let entries = parent.summary.files + parent.summary.directories + parent.summary.others;
+        job.counters.entries_expected.store(entries, Ordering::Relaxed);
+        job.counters
+            .bytes_expected
+            .store(parent.summary.logical_bytes, Ordering::Relaxed);
+    }
     let owners = Owners::default();
     let chunker = Chunker::new(repository.config().chunker, repository.keys());
     let context = ReadContext {
@@ -339,6 +350,9 @@ fn resolve(sources: Vec<Source>) -> Result<(Vec<PathBuf>, Streams), BackupError>
     }
     if paths.is_empty() && streams.is_empty() {
         return Err(BackupError::NoSource);
+    }
+    if streams.len() > 1 || (!streams.is_empty() && !paths.is_empty()) {
+        return Err(BackupError::Mixed);
     }
     paths.sort();
     let mut roots: Vec<PathBuf> = Vec::new();

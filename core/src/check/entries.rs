@@ -1,6 +1,6 @@
 //! Verifying entries: every node can be read, every chunk has a place in a pack that is whole, and every file is as long as its entry says.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::format::snapshot::Snapshot;
 use crate::format::tree::{Content, Entry, Xattrs};
@@ -13,6 +13,9 @@ use super::CheckError;
 
 /// Decompressed metadata that is kept, in bytes.
 const CACHE_BYTES: usize = 8 << 20;
+
+/// The same directory may stand in many places; after so many it is not walked again, so that directories made of themselves end.
+const MAX_VISITS: u32 = 4096;
 
 struct Level {
     cursor: EntryCursor,
@@ -30,6 +33,9 @@ pub(super) struct EntryCheck<'a> {
     suspects: HashSet<PackId>,
     /// Directories known to be whole: checked once when the whole repository is.
     verified: Option<HashSet<BlobId>>,
+    /// How often each directory was walked into.
+    walked: HashMap<BlobId, u32>,
+    content_nodes: HashSet<BlobId>,
     seen: u64,
     damaged: u64,
 }
@@ -59,6 +65,8 @@ impl<'a> EntryCheck<'a> {
             chunks: BlobReader::new(repository, CACHE_BYTES),
             suspects,
             verified: once.then(HashSet::new),
+            walked: HashMap::new(),
+            content_nodes: HashSet::new(),
             seen: 0,
             damaged: 0,
         }
@@ -180,11 +188,14 @@ impl<'a> EntryCheck<'a> {
             self.job.item(item(ItemState::Done, false));
             return Ok(());
         };
-        if self
-            .verified
-            .as_ref()
-            .is_some_and(|verified| verified.contains(&node))
-        {
+        let visits = self.walked.entry(node).or_default();
+        *visits += 1;
+        let known = *visits > MAX_VISITS
+            || self
+                .verified
+                .as_ref()
+                .is_some_and(|verified| verified.contains(&node));
+        if known {
             self.job.item(item(ItemState::Unchanged, true));
         } else {
             stack.push(Level {
@@ -204,9 +215,17 @@ impl<'a> EntryCheck<'a> {
             reader,
             chunks,
             suspects,
+            content_nodes,
             ..
         } = self;
-        reader.for_each_item(content, &mut |item| {
+        // A content node that was found whole is not looked into again: lists that repeat themselves cannot go on for ever.
+        let mut entered = Vec::new();
+        let mut enter = |id: &BlobId| {
+            let new = content_nodes.insert(*id);
+            entered.extend(new.then_some(*id));
+            new
+        };
+        let result = reader.for_each_item_below(content, &mut enter, &mut |item| {
             let Some(id) = item.blob else { return Ok(()) };
             let place = repository.find(&id)?;
             let place = place.ok_or_else(|| ReadError::damaged(format!("blob {id}"), "it is in no pack"))?;
@@ -220,7 +239,14 @@ impl<'a> EntryCheck<'a> {
                 chunks.read(&id)?;
             }
             Ok(())
-        })
+        });
+        if result.is_err() {
+            // The next file that shares them is damaged too, and must be named.
+            for id in entered {
+                content_nodes.remove(&id);
+            }
+        }
+        result
     }
 }
 

@@ -20,7 +20,7 @@ pub const MAX_NAME_BYTES: usize = 4096;
 /// Largest leaf and largest content node accepted, in bytes. Writers stay well below; decoded, a node takes up to some thirty times as much.
 pub const MAX_NODE_BYTES: usize = 1 << 20;
 /// Largest inner node accepted, in bytes: its names are longer than the rest.
-pub const MAX_INNER_BYTES: usize = 8 << 20;
+pub const MAX_INNER_BYTES: usize = 4 << 20;
 /// No entry is shorter, its length prefix included, in bytes.
 const MIN_ENTRY_BYTES: usize = 15;
 
@@ -408,6 +408,10 @@ fn read_items(reader: &mut Reader<'_>) -> Result<Vec<ContentItem>, DecodeError> 
     let mut items = Vec::with_capacity(count.min(reader.rest().len() / 2 + 1));
     for _ in 0..count {
         let word = reader.varint("an item's length")?;
+        // Every stretch has a length, so no list of a given length goes on for ever.
+        if word >> 1 == 0 {
+            return Err(DecodeError::Invalid("an item's length"));
+        }
         let blob = if word & 1 == 1 {
             None
         } else {

@@ -149,25 +149,18 @@ fn save_item(
             return Ok((entry, ItemState::Unchanged));
         }
     }
-    let opened = match open_file(&item) {
-        Ok(file) => Some(file),
-        // A symlink, a socket, or a device without a driver: there is nothing to open.
-        Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => None,
-        Err(error) => {
-            let kind = stat_at(&item.directory.fd, &item.name)
-                .map_err(source("cannot read"))?
-                .kind;
-            if kind == EntryKind::File {
-                return Err(Failure::Source("cannot open", error));
+    if item.regular {
+        match open_file(&item) {
+            Ok(file) => {
+                let stat = stat_fd(&file).map_err(source("cannot read"))?;
+                if stat.kind == EntryKind::File {
+                    let entry = save_regular(context, item, &file, &stat, path, buffer, sink, problems)?;
+                    return Ok((entry, ItemState::Done));
+                }
             }
-            None
-        }
-    };
-    if let Some(file) = opened {
-        let stat = stat_fd(&file).map_err(source("cannot read"))?;
-        if stat.kind == EntryKind::File {
-            let entry = save_regular(context, item, &file, &stat, path, buffer, sink, problems)?;
-            return Ok((entry, ItemState::Done));
+            // Replaced by a symlink or a socket since it was listed.
+            Err(Errno::LOOP | Errno::NXIO) => {}
+            Err(error) => return Err(Failure::Source("cannot open", error)),
         }
     }
     let entry = save_special(context, item, path, sink, problems)?;

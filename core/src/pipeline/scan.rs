@@ -81,6 +81,8 @@ pub struct FileItem {
     pub directory: Arc<Directory>,
     /// Its name.
     pub name: Vec<u8>,
+    /// Whether it is known to be a regular file: nothing else may be opened, because opening a device or a FIFO has effects.
+    pub regular: bool,
     /// The entry of this name in the parent snapshot.
     pub previous: Option<Box<Entry>>,
 }
@@ -153,7 +155,8 @@ struct Names {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum EntryHint {
     Directory,
-    Other,
+    File,
+    Special,
     Unknown,
 }
 
@@ -236,7 +239,8 @@ fn read_names(directory: &OwnedFd) -> Result<Names, Errno> {
         let hint = match entry.file_type() {
             FileType::Directory => EntryHint::Directory,
             FileType::Unknown => EntryHint::Unknown,
-            _ => EntryHint::Other,
+            FileType::RegularFile => EntryHint::File,
+            _ => EntryHint::Special,
         };
         names.push(name, hint);
     }
@@ -360,17 +364,19 @@ impl<'a> Scanner<'a> {
         previous: Option<Entry>,
     ) -> Option<Level> {
         // Above the roots only the planned names are walked; they are directories, or a root that is a file.
-        let is_directory = match hint {
-            EntryHint::Directory => true,
-            EntryHint::Other => false,
+        let kind = match hint {
+            EntryHint::Directory => EntryKind::Directory,
+            EntryHint::File => EntryKind::File,
+            EntryHint::Special => EntryKind::Symlink,
             EntryHint::Unknown => match stat_at(&directory.fd, &name) {
-                Ok(stat) => stat.kind == EntryKind::Directory,
+                Ok(stat) => stat.kind,
                 Err(error) => {
                     self.problem(join(&directory.path, &name), "cannot read", error);
                     return None;
                 }
             },
         };
+        let is_directory = kind == EntryKind::Directory;
         if self.excluded(&directory, &name, is_directory) {
             return None;
         }
@@ -379,6 +385,7 @@ impl<'a> Scanner<'a> {
             self.batch.push(WalkItem::File(FileItem {
                 directory,
                 name,
+                regular: kind == EntryKind::File,
                 previous: previous.map(Box::new),
             }));
             return None;

@@ -12,6 +12,8 @@ use crate::read_error::{DamageContext, ReadError};
 
 use super::{BlobReader, Repository};
 
+/// Largest node accepted, in bytes: eight times what is written, and little once decoded.
+const MAX_NODE_BYTES: usize = 4 << 20;
 /// Nested nodes of one directory accepted: far more than any real one needs.
 const MAX_NODE_DEPTH: usize = 64;
 /// Largest stored list of extended attributes accepted, in bytes.
@@ -45,6 +47,12 @@ pub fn is_below(path: &[u8], ancestor: &[u8]) -> bool {
 impl BlobReader<'_> {
     fn node(&mut self, id: &BlobId) -> Result<Node, ReadError> {
         let blob = self.read(id)?;
+        if blob.len() > MAX_NODE_BYTES {
+            return Err(ReadError::damaged(
+                format!("tree node {id}"),
+                "it is larger than any node",
+            ));
+        }
         Node::decode(&blob).damage(&format!("tree node {id}"))
     }
 
@@ -118,6 +126,16 @@ impl BlobReader<'_> {
         content: &Content,
         visit: &mut dyn FnMut(ContentItem) -> Result<(), ReadError>,
     ) -> Result<(), ReadError> {
+        self.for_each_item_below(content, &mut |_| true, visit)
+    }
+
+    /// The same, but goes into a content node only when `enter` says so.
+    pub fn for_each_item_below(
+        &mut self,
+        content: &Content,
+        enter: &mut dyn FnMut(&BlobId) -> bool,
+        visit: &mut dyn FnMut(ContentItem) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
         let Content::List { depth, items } = content else {
             return Ok(());
         };
@@ -132,6 +150,9 @@ impl BlobReader<'_> {
                 visit(item)?;
                 continue;
             };
+            if !enter(&id) {
+                continue;
+            }
             let Node::Content(below) = self.node(&id)? else {
                 return Err(ReadError::damaged(
                     format!("tree node {id}"),
@@ -190,19 +211,24 @@ impl BlobReader<'_> {
     }
 }
 
-/// Walks one directory once, in step with somebody who asks for names in ascending order.
+/// Walks one directory once, in step with somebody who asks for names in ascending order. Nodes that are out of order, or do not
+/// end with the name that the node above promises, are damage: a lookup could not find what is in them.
 #[derive(Debug)]
 pub struct EntryCursor {
-    nodes: Vec<(BlobId, usize)>,
+    /// Nodes still to visit: how deep they are, and the last name promised of them (empty when nothing was).
+    nodes: Vec<(BlobId, usize, Vec<u8>)>,
     leaf: std::iter::Peekable<std::vec::IntoIter<Entry>>,
+    /// The last name of the leaves so far.
+    last: Vec<u8>,
 }
 
 impl EntryCursor {
     /// A cursor before the first entry of a directory.
     pub fn new(directory: BlobId) -> Self {
         Self {
-            nodes: vec![(directory, 0)],
+            nodes: vec![(directory, 0, Vec::new())],
             leaf: Vec::new().into_iter().peekable(),
+            last: Vec::new(),
         }
     }
 
@@ -213,24 +239,8 @@ impl EntryCursor {
             if self.leaf.peek().is_some() {
                 return Ok(self.leaf.next_if(|entry| entry.name == name));
             }
-            let Some((id, depth)) = self.nodes.pop() else {
+            if !self.advance(reader, name)? {
                 return Ok(None);
-            };
-            match reader.node(&id)? {
-                Node::Leaf(entries) => self.leaf = entries.into_iter().peekable(),
-                Node::Inner(children) if depth < MAX_NODE_DEPTH => {
-                    let wanted = children
-                        .iter()
-                        .rev()
-                        .filter(|child| child.last_name.as_slice() >= name);
-                    self.nodes.extend(wanted.map(|child| (child.node, depth + 1)));
-                }
-                _ => {
-                    return Err(ReadError::damaged(
-                        format!("tree node {id}"),
-                        "it is not a directory",
-                    ));
-                }
             }
         }
     }
@@ -241,23 +251,39 @@ impl EntryCursor {
             if let Some(entry) = self.leaf.next() {
                 return Ok(Some(entry));
             }
-            let Some((id, depth)) = self.nodes.pop() else {
+            if !self.advance(reader, b"")? {
                 return Ok(None);
-            };
-            match reader.node(&id)? {
-                Node::Leaf(entries) => self.leaf = entries.into_iter().peekable(),
-                Node::Inner(children) if depth < MAX_NODE_DEPTH => {
-                    self.nodes
-                        .extend(children.iter().rev().map(|child| (child.node, depth + 1)));
-                }
-                _ => {
-                    return Err(ReadError::damaged(
-                        format!("tree node {id}"),
-                        "it is not a directory",
-                    ));
-                }
             }
         }
+    }
+
+    /// Takes one more node, and of an inner one the children that do not end before `from`. `false` when none is left.
+    fn advance(&mut self, reader: &mut BlobReader<'_>, from: &[u8]) -> Result<bool, ReadError> {
+        let Some((id, depth, promised)) = self.nodes.pop() else {
+            return Ok(false);
+        };
+        let damaged = |why: &str| ReadError::damaged(format!("tree node {id}"), why);
+        let kept = |last: Option<&Vec<u8>>| promised.is_empty() || last == Some(&promised);
+        match reader.node(&id)? {
+            Node::Leaf(entries) => {
+                let last = entries.last().map(|entry| &entry.name);
+                let ascends = entries.first().is_none_or(|first| self.last < first.name);
+                if !ascends || !kept(last) {
+                    return Err(damaged("its entries are out of order"));
+                }
+                self.last = last.cloned().unwrap_or_else(|| std::mem::take(&mut self.last));
+                self.leaf = entries.into_iter().peekable();
+            }
+            Node::Inner(children) if depth < MAX_NODE_DEPTH => {
+                if !kept(children.last().map(|child| &child.last_name)) {
+                    return Err(damaged("its entries are out of order"));
+                }
+                let wanted = children.into_iter().rev().filter(|child| child.last_name.as_slice() >= from);
+                self.nodes.extend(wanted.map(|child| (child.node, depth + 1, child.last_name)));
+            }
+            Node::Inner(_) | Node::Content(_) => return Err(damaged("it is not a directory")),
+        }
+        Ok(true)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::repository::{BlobReader, EntryCursor, Repository};
 
 use super::file::{self, Existing};
 use super::target::{Folder, Target, clear_name, is_fatal, make_directory, open_directory};
-use super::worker::{FileWork, Work, finish_folder};
+use super::worker::{FileWork, Work, finish_folder, special_now};
 use super::{Links, Overwrite, RestoreError, RestoreOptions, Selection, Shared, Start};
 
 /// Files in a batch.
@@ -298,7 +298,14 @@ impl<'a> Walk<'a> {
             if self.link(&work, group, &below) {
                 return;
             }
-            if work.entry.kind == EntryKind::File {
+            if work.entry.kind != EntryKind::File {
+                // Made here and now, so that its other names can be linked to it.
+                if special_now(self.shared, &work) {
+                    self.links.insert(group, vec![(below, work.path.clone())]);
+                }
+                return;
+            }
+            {
                 match file::placeholder(self.shared, &work) {
                     Ok(Existing::Placeholder(file)) => {
                         work.placeholder = Some(file);

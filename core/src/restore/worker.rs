@@ -92,6 +92,22 @@ fn one(shared: &Shared<'_>, work: &mut FileWork, reader: &mut BlobReader<'_>, li
     }
 }
 
+/// Makes something that is not a file, counts it and reports what went wrong. Returns whether it stands now.
+pub(super) fn special_now(shared: &Shared<'_>, work: &FileWork) -> bool {
+    let mut lists = BlobReader::new(shared.repository, LIST_CACHE_BYTES);
+    match special(shared, work, &mut lists) {
+        Ok(Some(state)) => {
+            count(shared, work, state);
+            true
+        }
+        Ok(None) => false,
+        Err(error) => {
+            report(shared, work, error);
+            false
+        }
+    }
+}
+
 /// Makes a symlink, FIFO, socket or device. `None` when something was there and is kept.
 fn special(
     shared: &Shared<'_>,
