@@ -181,6 +181,7 @@ pub(crate) fn backup_error(repository: &Repository, error: &BackupError) -> Comm
         BackupError::Storage(error) => storage_error(error).context("backup"),
         BackupError::Source { .. }
         | BackupError::NoSource
+        | BackupError::Mixed
         | BackupError::Entropy(_)
         | BackupError::Compression(_) => failed(error).context("backup"),
     }

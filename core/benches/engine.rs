@@ -51,9 +51,8 @@ fn prose(length: usize) -> Vec<u8> {
         .iter()
         .map(|&pair| usize::from(u16::from_le_bytes(pair)) % words.len());
     let mut text: Vec<u8> = picks
-        .flat_map(|pick| words.get(pick).map(|word| word.as_bytes()))
-        .flatten()
-        .copied()
+        .filter_map(|pick| words.get(pick))
+        .flat_map(|word| word.bytes())
         .collect();
     text.truncate(length);
     text

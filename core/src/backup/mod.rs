@@ -226,6 +226,7 @@ pub fn backup(
     options: BackupOptions,
     job: Job<'_>,
 ) -> Result<BackupReport, BackupError> {
+    let _one_at_a_time = repository.begin_session();
     let environment = repository.environment();
     let started = environment.clock.monotonic_nanoseconds();
     let time = environment.clock.now();

@@ -87,6 +87,7 @@ impl<'a> EntryCheck<'a> {
         path: Option<&[u8]>,
     ) -> Result<Vec<u8>, CheckError> {
         self.job.observer.snapshot(snapshot.id);
+        let whole = path.is_none();
         let path = match path {
             Some(path) => normal(&absolute(snapshot, path)),
             None => crate::restore::common_root(snapshot),
@@ -98,6 +99,8 @@ impl<'a> EntryCheck<'a> {
         }
         match self.repository.entry_at(snapshot, &path) {
             Ok(Some(entry)) => self.walk(&entry, path.clone())?,
+            // What was asked for could not be saved: the snapshot says so in its problems.
+            Ok(None) if whole => {}
             Ok(None) => {
                 let path = String::from_utf8_lossy(&path).into_owned();
                 return Err(CheckError::NoSuchPath {

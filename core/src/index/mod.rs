@@ -159,6 +159,15 @@ impl Index {
         }
     }
 
+    /// Forgets what a session claimed and recorded without publishing it. One that failed may never have stored it; what it
+    /// did store is found again among the packs.
+    pub fn forget_session(&self) {
+        for shard in &self.claimed {
+            lock(shard).clear();
+        }
+        *lock(&self.pending) = Pending::default();
+    }
+
     /// Records a pack that is safely stored.
     pub fn record(&self, pack: PackInfo, frames: &[ContentsFrame]) {
         let mut pending = lock(&self.pending);

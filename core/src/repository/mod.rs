@@ -9,7 +9,7 @@ mod snapshots;
 mod tree;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::crypto::keys::Keys;
 use crate::environment::Environment;
@@ -74,6 +74,7 @@ struct Inner {
     environment: Environment,
     slot: Option<SlotId>,
     adoption: Mutex<bool>,
+    session: Mutex<()>,
 }
 
 impl Repository {
@@ -105,6 +106,14 @@ impl Repository {
     /// Time and randomness.
     pub fn environment(&self) -> &Environment {
         &self.inner.environment
+    }
+
+    /// Begins a session: only one at a time writes through one open repository, because claims are shared.
+    /// What an earlier one claimed and did not finish is forgotten.
+    pub(crate) fn begin_session(&self) -> MutexGuard<'_, ()> {
+        let session = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
+        self.index().forget_session();
+        session
     }
 
     pub(crate) fn keys(&self) -> &Keys {

@@ -135,6 +135,7 @@ impl Repository {
             environment,
             slot,
             adoption: Mutex::new(false),
+            session: Mutex::new(()),
         };
         Ok(Self {
             inner: Arc::new(inner),
