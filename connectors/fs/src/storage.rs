@@ -10,7 +10,7 @@ use plakar_plugin_api::{
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use crate::client::{FOLDER_MODE, Root, TemporaryFile, kind_of, not_an_object, sync};
+use crate::client::{FOLDER_MODE, Root, TEMPORARY_PREFIX, TemporaryFile, kind_of, not_an_object, sync};
 use crate::config::root_path;
 use crate::error::{os_error, wrong_kind};
 use crate::listing;
@@ -69,7 +69,7 @@ impl Connector for FsConnector {
             strongly_consistent: true,
             exclusive_create: self.exclusive_create.load(Ordering::Relaxed),
             max_object_bytes: i64::MAX as u64,
-            preferred_pack_bytes: 32 << 20,
+            preferred_pack_bytes: 16 << 20,
             concurrency: 4,
         }
     }
@@ -88,11 +88,11 @@ impl Connector for FsConnector {
         let entries = Dir::read_from(&folder).map_err(|errno| os_error("list", path, errno))?;
         for entry in entries {
             let entry = entry.map_err(|errno| os_error("list", path, errno))?;
-            // `lost+found` is there on every fresh ext4.
-            if ![".", "..", "lost+found"]
-                .map(str::as_bytes)
-                .contains(&entry.file_name().to_bytes())
-            {
+            let name = entry.file_name().to_bytes();
+            // `lost+found` is there on every fresh ext4; a temporary file is what a killed creation left.
+            let vacant = [".", "..", "lost+found"].map(str::as_bytes).contains(&name)
+                || name.starts_with(TEMPORARY_PREFIX.as_bytes());
+            if !vacant {
                 return Err(wrong_kind(ErrorKind::AlreadyExists, path, "is not empty"));
             }
         }

@@ -248,14 +248,7 @@ pub fn backup(
     } else {
         find_parent(repository, &root_names, &options.hostname, options.xattrs)?
     };
-    if let Some(parent) = &parent {
-        // What to expect: about what was there last time.
-        let entries = parent.summary.files + parent.summary.directories + parent.summary.others;
-        job.counters.entries_expected.store(entries, Ordering::Relaxed);
-        job.counters
-            .bytes_expected
-            .store(parent.summary.logical_bytes, Ordering::Relaxed);
-    }
+    expect_as_much_as(parent.as_ref(), job);
     let owners = Owners::default();
     let chunker = Chunker::new(repository.config().chunker, repository.keys());
     let context = ReadContext {
@@ -266,7 +259,7 @@ pub fn backup(
         cancel: job.cancel,
         xattrs: options.xattrs,
         dry_run: options.dry_run,
-        parent_time: parent.as_ref().map(|parent| parent.time),
+        parent_time: parent.as_ref().map(|parent| parent.started),
         links: Mutex::new(HashMap::new()),
     };
     let scan = ScanOptions {
@@ -304,6 +297,7 @@ pub fn backup(
         let snapshot = Snapshot {
             id,
             time: options.timestamp.unwrap_or(time),
+            started: time,
             duration_nanoseconds: environment.clock.monotonic_nanoseconds().saturating_sub(started),
             name: options.name,
             tags: options.tags,
@@ -405,11 +399,31 @@ fn look_at_packs(repository: &Repository) -> Result<(), BackupError> {
         );
     }
     repository.index().distrust(gone);
-    if listed.len() > known.iter().filter(|pack| listed.contains_key(&pack.id)).count() {
+    let published = repository.index().published_packs();
+    if listed.keys().any(|id| !published.contains(id)) {
         let packs = repository.unindexed_packs()?;
         repository.index().adopt_into_session(packs);
     }
     Ok(())
+}
+
+/// Sets what a display may expect: about what was there last time.
+fn expect_as_much_as(parent: Option<&Snapshot>, job: Job<'_>) {
+    if let Some(Summary {
+        files,
+        directories,
+        others,
+        logical_bytes,
+        ..
+    }) = parent.map(|parent| parent.summary)
+    {
+        job.counters
+            .entries_expected
+            .store(files + directories + others, Ordering::Relaxed);
+        job.counters
+            .bytes_expected
+            .store(logical_bytes, Ordering::Relaxed);
+    }
 }
 
 /// The newest snapshot of the same roots on the same machine.

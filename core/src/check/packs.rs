@@ -157,7 +157,8 @@ fn collect(
                     }
                     Ok(())
                 }
-                _ => reader.for_each_item(&entry.content, &mut |item| {
+                // Content nodes too are looked into once: lists that repeat themselves cannot go on for ever.
+                _ => reader.for_each_item_below(&entry.content, &mut |id| seen.insert(*id), &mut |item| {
                     item.blob.map_or(Ok(()), |id| want(&id))
                 }),
             };
@@ -239,6 +240,16 @@ fn verify_pack(repository: &Repository, pack: &PlannedPack, findings: &Findings)
 
 fn verify_whole(repository: &Repository, pack: &PlannedPack, findings: &Findings) -> Result<(), ReadError> {
     let key = pack_key(pack.id);
+    // A pack is closed at its size, but for one frame and the table of contents.
+    let largest = u64::from(repository.config().pack_bytes)
+        .saturating_mul(2)
+        .max(64 << 20);
+    if pack.size_bytes > largest {
+        return Err(ReadError::damaged(
+            &key,
+            "it is larger than any pack of this repository",
+        ));
+    }
     let object = repository
         .storage()
         .get(&key, 0, pack.size_bytes.saturating_add(1))

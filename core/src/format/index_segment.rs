@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! prelude (8) | salt (32) | head length u32 | entry count u64 | sealed head | sealed block …
-//! head, plain:  publisher session (16) | pack count | per pack: id (32), salt (32), kind u8, size | superseded count | per segment: first 8 bytes of its id
+//! head, plain:  publisher session (16) | entry count | pack count | per pack: id (32), salt (32), kind u8, size | superseded count | per segment: first 8 bytes of its id | tagged fields
 //! block, plain: up to 26,214 entries (the last block has the rest)
 //! entry (40):   blob id (24) | pack u24 | frame offset u32 | sealed frame length u24 | offset in the frame u24 | blob length u24
 //! ```
@@ -43,6 +43,8 @@ pub struct PackInfo {
 pub struct SegmentHead {
     /// The session that wrote it.
     pub publisher: SessionId,
+    /// Entries in the blocks: the count before the head is not sealed, so this one decides.
+    pub entries: u64,
     /// The packs its entries point into.
     pub packs: Vec<PackInfo>,
     /// First eight bytes of the ids of segments that this one replaces.
@@ -54,6 +56,7 @@ impl SegmentHead {
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new();
         writer.raw(self.publisher.as_bytes());
+        writer.varint(self.entries);
         writer.varint(self.packs.len() as u64);
         for pack in &self.packs {
             writer.raw(pack.id.as_bytes());
@@ -72,6 +75,7 @@ impl SegmentHead {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let publisher = SessionId(reader.array("the publisher")?);
+        let entries = reader.varint("the entry count")?;
         let pack_count = reader.count(66, "the number of packs")?;
         if pack_count > MAX_PACKS {
             return Err(DecodeError::Invalid("the number of packs"));
@@ -85,9 +89,11 @@ impl SegmentHead {
         for _ in 0..superseded_count {
             superseded.push(reader.array("a superseded segment")?);
         }
-        reader.finish()?;
+        // What later versions add.
+        while reader.field("a field of the head")?.is_some() {}
         Ok(Self {
             publisher,
+            entries,
             packs,
             superseded,
         })
@@ -186,6 +192,7 @@ mod tests {
         assert_eq!(IndexEntry::read(bytes.first_chunk().unwrap()).unwrap(), entry);
         let head = SegmentHead {
             publisher: SessionId([1; 16]),
+            entries: 3,
             packs: vec![PackInfo {
                 id: PackId([2; 32]),
                 salt: [3; 32],

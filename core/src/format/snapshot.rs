@@ -33,8 +33,10 @@ pub struct Summary {
 pub struct Snapshot {
     /// Random, and kept when the snapshot is copied to another repository.
     pub id: SnapshotId,
-    /// When the backup began.
+    /// The time of the snapshot: when the backup began, unless the user set another.
     pub time: Timestamp,
+    /// When the backup really began: what changed shortly before may have changed again unseen.
+    pub started: Timestamp,
     /// How long it took, in nanoseconds.
     pub duration_nanoseconds: u64,
     /// What the user calls the series.
@@ -76,6 +78,7 @@ mod tag {
     pub(super) const PROBLEMS: u64 = 12;
     pub(super) const PROGRAM: u64 = 13;
     pub(super) const WITHOUT_XATTRS: u64 = 14;
+    pub(super) const STARTED: u64 = 15;
 }
 
 impl Snapshot {
@@ -116,6 +119,7 @@ impl Snapshot {
         if !self.with_xattrs {
             body.field(tag::WITHOUT_XATTRS, &[]);
         }
+        body.field_with(tag::STARTED, |value| write_timestamp(value, self.started));
         body.into_bytes()
     }
 
@@ -124,6 +128,7 @@ impl Snapshot {
         let mut snapshot = Self {
             id: SnapshotId([0; 32]),
             time: Timestamp::default(),
+            started: Timestamp::default(),
             duration_nanoseconds: 0,
             name: String::new(),
             tags: Vec::new(),
@@ -180,6 +185,7 @@ impl Snapshot {
                 .push(BlobId(value.array("a list of problems")?)),
             tag::PROGRAM => self.program = text(value),
             tag::WITHOUT_XATTRS => self.with_xattrs = false,
+            tag::STARTED => self.started = read_timestamp(value, "the start")?,
             _ => {}
         }
         Ok(())
@@ -197,6 +203,10 @@ mod tests {
             time: Timestamp {
                 seconds: -5,
                 nanoseconds: 7,
+            },
+            started: Timestamp {
+                seconds: 9,
+                nanoseconds: 1,
             },
             duration_nanoseconds: 8,
             name: "n".into(),

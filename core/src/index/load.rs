@@ -147,6 +147,12 @@ fn read_head(
     let mut head = source.take(head_bytes as usize)?;
     opened.key.open(HEAD_OFFSET as u64, &mut head).damage(&what)?;
     let head = SegmentHead::decode(&head).damage(&what)?;
+    if head.entries != entries as u64 {
+        return Err(ReadError::damaged(
+            &what,
+            "it does not have as many entries as its head says",
+        ));
+    }
     source.opened = Some(opened);
     Ok((head, entries))
 }

@@ -180,7 +180,16 @@ impl Index {
         (pending.entries.len(), pending.packs.len())
     }
 
-    /// Every pack that the published segments name, once.
+    /// Every pack that the storage's own segments name: not those adopted in this process only.
+    pub fn published_packs(&self) -> HashSet<PackId> {
+        let segments = self.segments();
+        let published = segments.iter().filter(|segment| segment.id().0 != [0; 32]);
+        published
+            .flat_map(|segment| segment.packs().iter().map(|pack| pack.id))
+            .collect()
+    }
+
+    /// Every pack that the segments name, once.
     pub fn packs(&self) -> Vec<Arc<PackInfo>> {
         let mut seen = HashSet::new();
         let mut packs = Vec::new();

@@ -52,6 +52,7 @@ impl Index {
         let superseded = self.superseded_by(&olds);
         let head = SegmentHead {
             publisher: publisher.session,
+            entries: entries.len() as u64,
             packs: packs.iter().map(|pack| **pack).collect(),
             superseded: superseded.clone(),
         };
@@ -66,6 +67,7 @@ impl Index {
         publisher
             .storage
             .put(&segment_key(id), Arc::new(object), options)
+            .or_else(already_there)
             .map_err(ReadError::Storage)?;
         self.replace(&olds, id, packs, &entries)?;
         lock(&self.superseded).extend(superseded);
@@ -166,6 +168,15 @@ impl Index {
         segments.push(Arc::new(segment));
         segments.sort_by_key(|segment| std::cmp::Reverse(segment.len()));
         Ok(())
+    }
+}
+
+/// The name of a segment is the hash of its bytes: one that is there already is this one, from a try that seemed to fail.
+fn already_there(error: StorageError) -> Result<(), StorageError> {
+    if error.kind == StorageErrorKind::AlreadyExists {
+        Ok(())
+    } else {
+        Err(error)
     }
 }
 

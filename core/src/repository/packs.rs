@@ -116,7 +116,7 @@ impl Repository {
     /// Opens the packs that no index segment names: stored by a session that was interrupted, or whose segment was lost.
     /// A damaged one is left alone: `check` names it.
     pub(crate) fn unindexed_packs(&self) -> Result<Vec<(PackInfo, Vec<ContentsFrame>)>, ReadError> {
-        let known: HashSet<PackId> = self.index().packs().iter().map(|pack| pack.id).collect();
+        let known: HashSet<PackId> = self.index().published_packs();
         let mut found = Vec::new();
         for object in self.list_packs()? {
             let Some(id) = pack_id_of(&object.key).filter(|id| !known.contains(id)) else {

@@ -136,8 +136,12 @@ impl Repository {
             durable: true,
             blake3,
         };
-        self.storage()
-            .put(&snapshot_key(snapshot.id, session), Arc::new(object), options)?;
+        let key = snapshot_key(snapshot.id, session);
+        match self.storage().put(&key, Arc::new(object), options) {
+            // The name is random: one that is there already is this one, from a try that seemed to fail.
+            Err(error) if error.kind == StorageErrorKind::AlreadyExists => {}
+            result => result?,
+        }
         Ok(size)
     }
 }

@@ -278,8 +278,12 @@ impl EntryCursor {
                 if !kept(children.last().map(|child| &child.last_name)) {
                     return Err(damaged("its entries are out of order"));
                 }
-                let wanted = children.into_iter().rev().filter(|child| child.last_name.as_slice() >= from);
-                self.nodes.extend(wanted.map(|child| (child.node, depth + 1, child.last_name)));
+                let wanted = children
+                    .into_iter()
+                    .rev()
+                    .filter(|child| child.last_name.as_slice() >= from);
+                self.nodes
+                    .extend(wanted.map(|child| (child.node, depth + 1, child.last_name)));
             }
             Node::Inner(_) | Node::Content(_) => return Err(damaged("it is not a directory")),
         }
