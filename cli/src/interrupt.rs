@@ -77,10 +77,10 @@ impl Drop for Guard {
 }
 
 fn restore(state: &mut State) {
-    if let Some((terminal, attributes)) = state.terminal.take() {
-        if let Err(error) = tcsetattr(&terminal, OptionalActions::Now, &attributes) {
-            tracing::debug!(%error, "the terminal is gone");
-        }
+    if let Some((terminal, attributes)) = state.terminal.take()
+        && let Err(error) = tcsetattr(&terminal, OptionalActions::Now, &attributes)
+    {
+        tracing::debug!(%error, "the terminal is gone");
     }
 }
 

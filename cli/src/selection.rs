@@ -203,7 +203,6 @@ impl Target {
     /// Finds the snapshot, and the absolute path in it if one was given.
     pub(crate) fn resolve(
         &self,
-        context: &Context,
         repository: &Repository,
     ) -> Result<(Snapshot, Option<Vec<u8>>), CommandError> {
         let ids = repository

@@ -1,10 +1,13 @@
 //! What a tree is in every respect that a backup must keep, and a strict comparison of two trees.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, StatxFlags, openat, readlinkat, seek, statx};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, StatxFlags, openat, readlinkat, seek, statx,
+};
 use rustix::io::Errno;
 
 /// One entry of a tree. Access and change times, inode numbers and the size of directories are not kept by any backup.
@@ -22,7 +25,7 @@ pub struct Node {
     pub modified: (i64, u32),
     /// Size of a regular file in bytes.
     pub size: u64,
-    /// BLAKE3 of the content of a regular file.
+    /// BLAKE3 of the stretches with data of a regular file.
     pub content: Option<[u8; 32]>,
     /// Stretches with data: what lies between are holes.
     pub data: Vec<(u64, u64)>,
@@ -43,17 +46,25 @@ pub struct Image {
     pub nodes: BTreeMap<Vec<u8>, Node>,
 }
 
-const OPEN: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+const OPEN: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK);
 
 impl Image {
     /// Looks at everything below a folder, or at a single file. Paths may be longer than the system's limit.
     pub fn of(path: &Path) -> Self {
         let mut image = Self::default();
         let mut groups = HashMap::new();
-        let top = rustix::fs::open(path.parent().expect("not the root"), OPEN | OFlags::DIRECTORY, Mode::empty())
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let top = rustix::fs::open(
+            path.parent().expect("not the root"),
+            OPEN | OFlags::DIRECTORY,
+            Mode::empty(),
+        )
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let name = std::os::unix::ffi::OsStrExt::as_bytes(path.file_name().expect("a name"));
         image.add(&top, name, Vec::new(), &mut groups);
+        image.forget_single_names();
         image
     }
 
@@ -61,7 +72,8 @@ impl Image {
     #[must_use]
     pub fn without(mut self, path: &str) -> Self {
         let below = [path.as_bytes(), b"/"].concat();
-        self.nodes.retain(|key, _| key != path.as_bytes() && !key.starts_with(&below));
+        self.nodes
+            .retain(|key, _| key != path.as_bytes() && !key.starts_with(&below));
         self
     }
 
@@ -74,10 +86,30 @@ impl Image {
 
     /// The paths, lossily as text.
     pub fn paths(&self) -> Vec<String> {
-        self.nodes.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect()
+        self.nodes
+            .keys()
+            .map(|path| String::from_utf8_lossy(path).into_owned())
+            .collect()
     }
 
-    fn add(&mut self, folder: &OwnedFd, name: &[u8], path: Vec<u8>, groups: &mut HashMap<(u32, u32, u64), Vec<u8>>) {
+    /// An inode whose other names lie elsewhere is like one with a single name.
+    fn forget_single_names(&mut self) {
+        let mut names: HashMap<Vec<u8>, u32> = HashMap::new();
+        for group in self.nodes.values().filter_map(|node| node.link_group.clone()) {
+            *names.entry(group).or_default() += 1;
+        }
+        for node in self.nodes.values_mut() {
+            node.link_group = node.link_group.take().filter(|group| names[group] > 1);
+        }
+    }
+
+    fn add(
+        &mut self,
+        folder: &OwnedFd,
+        name: &[u8],
+        path: Vec<u8>,
+        groups: &mut HashMap<(u32, u32, u64), Vec<u8>>,
+    ) {
         let stat = statx(folder, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS).expect("statx");
         let kind = FileType::from_raw_mode(stat.stx_mode.into());
         let mut node = Node {
@@ -100,25 +132,25 @@ impl Image {
         }
         match kind {
             FileType::Symlink => {
-                node.target = readlinkat(folder, name, Vec::new()).expect("a target").into_bytes();
+                node.target = readlinkat(folder, name, Vec::new())
+                    .expect("a target")
+                    .into_bytes();
             }
             FileType::RegularFile => {
                 let file = openat(folder, name, OPEN, Mode::empty()).expect("readable: compare as root");
                 node.size = stat.stx_size;
                 node.data = data(&file, stat.stx_size);
-                let mut hasher = blake3::Hasher::new();
-                hasher.update_reader(std::fs::File::from(file)).expect("readable");
-                node.content = Some(*hasher.finalize().as_bytes());
+                node.content = Some(digest(std::fs::File::from(file), &node.data));
             }
             FileType::Directory => {
                 let below = openat(folder, name, OPEN | OFlags::DIRECTORY, Mode::empty()).expect("listable");
-                for entry in Dir::read_from(&below).expect("listable") {
-                    let entry = entry.expect("listable");
-                    let child = entry.file_name().to_bytes();
-                    if child != b"." && child != b".." {
-                        let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
-                        self.add(&below, child, [&path, slash, child].concat(), groups);
-                    }
+                let entries = Dir::read_from(&below).expect("listable");
+                let names = entries.map(|entry| entry.expect("listable").file_name().to_bytes().to_vec());
+                let mut names: Vec<_> = names.filter(|name| name != b"." && name != b"..").collect();
+                names.sort();
+                for child in names {
+                    let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+                    self.add(&below, &child, [&path, slash, &child].concat(), groups);
                 }
             }
             _ => {}
@@ -152,7 +184,11 @@ fn difference(wanted: &Node, found: &Node) -> String {
         }
     };
     part("kind", &wanted.kind, &found.kind);
-    part("mode", &format!("{:o}", wanted.mode), &format!("{:o}", found.mode));
+    part(
+        "mode",
+        &format!("{:o}", wanted.mode),
+        &format!("{:o}", found.mode),
+    );
     part("owner", &(wanted.uid, wanted.gid), &(found.uid, found.gid));
     part("mtime", &wanted.modified, &found.modified);
     part("size", &wanted.size, &found.size);
@@ -163,6 +199,16 @@ fn difference(wanted: &Node, found: &Node) -> String {
     part("device", &wanted.device, &found.device);
     part("xattrs", &wanted.xattrs, &found.xattrs);
     parts.join("; ")
+}
+
+/// BLAKE3 of the stretches with data: where they are is compared beside it, and holes may be terabytes.
+fn digest(mut file: std::fs::File, data: &[(u64, u64)]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for &(start, end) in data {
+        file.seek(std::io::SeekFrom::Start(start)).expect("seekable");
+        hasher.update_reader((&file).take(end - start)).expect("readable");
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// Where a file has data, in stretches.
@@ -189,7 +235,10 @@ fn xattrs(folder: &OwnedFd, name: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut list = vec![0; 64 << 10];
     let length = rustix::fs::llistxattr(path.as_slice(), &mut list).unwrap_or(0);
     let mut xattrs = Vec::new();
-    for name in list[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+    for name in list[..length]
+        .split(|&byte| byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         let mut value = vec![0; 64 << 10];
         let length = rustix::fs::lgetxattr(path.as_slice(), name, &mut value).expect("a listed attribute");
         value.truncate(length);
@@ -203,5 +252,9 @@ fn xattrs(folder: &OwnedFd, name: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
 #[track_caller]
 pub fn assert_same(wanted: &Image, found: &Image) {
     let differences = wanted.differences(found);
-    assert!(differences.is_empty(), "the trees differ:\n{}", differences.join("\n"));
+    assert!(
+        differences.is_empty(),
+        "the trees differ:\n{}",
+        differences.join("\n")
+    );
 }

@@ -87,7 +87,11 @@ impl Lab {
         ] {
             command.env(name, self.path(value));
         }
-        command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C").env("TZ", "UTC").env("NO_COLOR", "1");
+        command
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("LC_ALL", "C")
+            .env("TZ", "UTC")
+            .env("NO_COLOR", "1");
     }
 
     /// Backs up and gives the snapshot's short id.
@@ -100,7 +104,14 @@ impl Lab {
     /// Restores a snapshot into a folder of the lab and gives that folder.
     pub fn restore(&self, id: &str, name: &str) -> PathBuf {
         let target = self.path(name);
-        self.plakar([OsStr::new("restore"), "-quiet".as_ref(), "-to".as_ref(), target.as_os_str(), id.as_ref()]).ok();
+        self.plakar([
+            OsStr::new("restore"),
+            "-quiet".as_ref(),
+            "-to".as_ref(),
+            target.as_os_str(),
+            id.as_ref(),
+        ])
+        .ok();
         target
     }
 
@@ -149,6 +160,22 @@ impl Run {
         self
     }
 
+    /// Gives it so much address space and no more, in bytes.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        let limit = Rlimit {
+            current: Some(bytes),
+            maximum: Some(bytes),
+        };
+        let restrict = move || setrlimit(Resource::As, limit).map_err(std::io::Error::from);
+        #[expect(unsafe_code, reason = "std offers no way to limit a child")]
+        // SAFETY: between fork and exec only the system call setrlimit is made, which is async-signal-safe.
+        unsafe {
+            self.command.pre_exec(restrict);
+        }
+        self
+    }
+
     /// Gives it bytes on standard input.
     pub fn input(mut self, bytes: &[u8]) -> Self {
         self.input = Some(bytes.to_vec());
@@ -158,8 +185,15 @@ impl Run {
     /// Starts it away from any terminal, with pipes for output.
     pub fn spawn(mut self) -> Child {
         detach(&mut self.command);
-        let input = if self.input.is_some() { Stdio::piped() } else { Stdio::null() };
-        self.command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let input = if self.input.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
+        self.command
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = self.command.spawn().expect("the program starts");
         if let (Some(bytes), Some(mut stdin)) = (self.input, child.stdin.take()) {
             // A program that stops reading closes the pipe: its answer tells why.
@@ -178,7 +212,10 @@ impl Run {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             raw: output.stdout,
         };
-        assert!(!output.stderr.contains("panicked at"), "the program panicked: {output:?}");
+        assert!(
+            !output.stderr.contains("panicked at"),
+            "the program panicked: {output:?}"
+        );
         output
     }
 
@@ -193,7 +230,13 @@ impl Run {
     pub fn code(self, code: i32) -> Output {
         let words = format!("{:?}", self.command.get_args().collect::<Vec<_>>());
         let output = self.output();
-        assert_eq!(output.code, Some(code), "{words} gave\n{}\n{}", output.stdout, output.stderr);
+        assert_eq!(
+            output.code,
+            Some(code),
+            "{words} gave\n{}\n{}",
+            output.stdout,
+            output.stderr
+        );
         output
     }
 
@@ -202,7 +245,11 @@ impl Run {
     pub fn fails(self, code: i32, part: &str) -> Output {
         let output = self.code(code);
         let lines: Vec<_> = output.stderr.lines().collect();
-        assert!(lines.len() == 1 && lines[0].contains(part), "wanted one line with `{part}`, got {:?}", output.stderr);
+        assert!(
+            lines.len() == 1 && lines[0].contains(part),
+            "wanted one line with `{part}`, got {:?}",
+            output.stderr
+        );
         output
     }
 }
@@ -237,7 +284,17 @@ impl Output {
     #[track_caller]
     pub fn snapshot(&self) -> String {
         let line = self.stdout.lines().last().unwrap_or_default();
-        let id = line.strip_prefix("backup: created unsigned snapshot ").and_then(|rest| rest.split(' ').next());
-        id.unwrap_or_else(|| panic!("not the last line of a backup: {line:?}; {}", self.stderr)).to_owned()
+        let id = line
+            .strip_prefix("backup: created unsigned snapshot ")
+            .and_then(|rest| rest.split(' ').next());
+        id.unwrap_or_else(|| panic!("not the last line of a backup: {line:?}; {}", self.stderr))
+            .to_owned()
     }
+}
+
+/// Lets this process open as many files as the system permits: looking at a deep tree holds one for each level.
+pub fn allow_many_files() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("a limit within its bounds");
 }

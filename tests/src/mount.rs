@@ -16,8 +16,14 @@ impl Tmpfs {
     pub fn mount(path: PathBuf, size_bytes: u64) -> Self {
         std::fs::create_dir_all(&path).expect("a place to mount on");
         let options = CString::new(format!("size={size_bytes}")).expect("no NUL");
-        mount("tmpfs", &path, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))
-            .expect("this test mounts a tmpfs: it must be run as root");
+        mount(
+            "tmpfs",
+            &path,
+            "tmpfs",
+            MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .expect("this test mounts a tmpfs: it must be run as root");
         Self { path }
     }
 

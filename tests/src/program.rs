@@ -12,7 +12,11 @@ pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let test = std::env::current_exe().expect("a test knows its own path");
-        let folder = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").to_owned();
+        let folder = test
+            .ancestors()
+            .nth(2)
+            .expect("tests lie in target/PROFILE/deps")
+            .to_owned();
         if is_stale(&folder) {
             build(&folder);
         }
@@ -23,11 +27,18 @@ pub fn program() -> &'static Path {
 /// Whether the program is missing or older than its sources: a test of an old program proves nothing.
 fn is_stale(folder: &Path) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
-    let oldest = FILES.iter().map(|file| modified(&folder.join(file))).min_by_key(|time| time.as_ref().ok().copied());
+    let oldest = FILES
+        .iter()
+        .map(|file| modified(&folder.join(file)))
+        .min_by_key(|time| time.as_ref().ok().copied());
     let Some(Ok(built)) = oldest else { return true };
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the workspace");
-    let mut folders: Vec<PathBuf> =
-        ["core/src", "cli/src", "plugin-api/src", "connectors/fs/src"].iter().map(|path| workspace.join(path)).collect();
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests lie in the workspace");
+    let mut folders: Vec<PathBuf> = ["core/src", "cli/src", "plugin-api/src", "connectors/fs/src"]
+        .iter()
+        .map(|path| workspace.join(path))
+        .collect();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
             let path = entry.path();
@@ -44,12 +55,26 @@ fn is_stale(folder: &Path) -> bool {
 fn build(folder: &Path) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "-p", "plakar", "-p", "plakar-connector-fs", "--target-dir"]);
+    command.args([
+        "build",
+        "-p",
+        "plakar",
+        "-p",
+        "plakar-connector-fs",
+        "--target-dir",
+    ]);
     command.arg(folder.parent().expect("a profile lies in the target folder"));
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the workspace"));
+    command.current_dir(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .expect("tests lie in the workspace"),
+    );
     if folder.ends_with("release") {
         command.arg("--release");
     }
     let built = command.status().expect("cargo runs").success();
-    assert!(built && FILES.iter().all(|file| folder.join(file).exists()), "cannot build the program in {folder:?}");
+    assert!(
+        built && FILES.iter().all(|file| folder.join(file).exists()),
+        "cannot build the program in {folder:?}"
+    );
 }

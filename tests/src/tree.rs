@@ -6,7 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, lsetxattr, makedev, mknodat, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, lsetxattr, makedev, mknodat, utimensat,
+};
 
 use crate::random;
 
@@ -88,20 +90,28 @@ pub fn set_mode(path: &Path, mode: u32) {
 
 /// Sets the modification time, without following a symlink.
 pub fn set_modified(path: &Path, seconds: i64, nanoseconds: u32) {
-    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
-    let times = Timestamps { last_access: time, last_modification: time };
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds.into(),
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("a time");
 }
 
 /// Sets an extended attribute, without following a symlink.
 pub fn set_xattr(path: &Path, name: &str, value: &[u8]) {
-    lsetxattr(path, name, value, XattrFlags::empty())
-        .unwrap_or_else(|error| panic!("this test needs root and a file system with the attribute {name}: {error}"));
+    lsetxattr(path, name, value, XattrFlags::empty()).unwrap_or_else(|error| {
+        panic!("this test needs root and a file system with the attribute {name}: {error}")
+    });
 }
 
 /// Sets the owner, without following a symlink.
 pub fn set_owner(path: &Path, uid: u32, gid: u32) {
-    std::os::unix::fs::lchown(path, Some(uid), Some(gid)).expect("this test changes owners: it must be run as root");
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid))
+        .expect("this test changes owners: it must be run as root");
 }
 
 /// A few folders with small and middling files, a link and a hole: something of everything that is cheap.

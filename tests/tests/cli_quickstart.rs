@@ -16,7 +16,9 @@ fn has_shape(text: &str, shape: &str) -> bool {
         (None, None) => true,
         (Some('*'), _) => {
             let rest = &shape[1..];
-            (0..=text.len()).filter(|at| text.is_char_boundary(*at)).any(|at| has_shape(&text[at..], rest))
+            (0..=text.len())
+                .filter(|at| text.is_char_boundary(*at))
+                .any(|at| has_shape(&text[at..], rest))
         }
         (Some(wanted), Some(found)) => {
             let fits = match wanted {
@@ -46,7 +48,10 @@ fn the_quick_start_works_as_it_is_written() {
 
     let created = converse(&lab, &["create"], &[(ASK, PASSPHRASE), (CONFIRM, PASSPHRASE)]);
     assert_eq!(created.code, Some(0), "{}", created.shown);
-    assert_eq!(created.shown.split_whitespace().collect::<Vec<_>>().join(" "), format!("{ASK} {CONFIRM}"));
+    assert_eq!(
+        created.shown.split_whitespace().collect::<Vec<_>>().join(" "),
+        format!("{ASK} {CONFIRM}")
+    );
     assert!(!created.shown.contains(PASSPHRASE), "the passphrase is shown");
 
     let run = |words: &[&str]| {
@@ -64,26 +69,51 @@ fn the_quick_start_works_as_it_is_written() {
     for line in &lines[..lines.len() - 1] {
         assert!(line.starts_with(&format!("{id}: OK ✓ /")), "{line}");
     }
-    assert!(lines.contains(&format!("{id}: OK ✓ {source}/folder/random").as_str()), "{backup}");
+    assert!(
+        lines.contains(&format!("{id}: OK ✓ {source}/folder/random").as_str()),
+        "{backup}"
+    );
     assert_eq!(lines[lines.len() - 2], format!("{id}: OK ✓ /"));
     let last = lines[lines.len() - 1];
     assert!(
-        ["*ms", "*s", "*µs"].iter().any(|unit| has_shape(last, &format!("backup: created unsigned snapshot {id} of size #.# MB in #{unit}"))),
+        ["*ms", "*s", "*µs"].iter().any(|unit| has_shape(
+            last,
+            &format!("backup: created unsigned snapshot {id} of size #.# MB in #{unit}")
+        )),
         "{last}"
     );
 
     let list = plain(&["ls"]);
     assert_eq!(list.lines().count(), 2);
-    assert_shape(list.lines().next().unwrap(), &format!("####-##-##T##:##:##Z {id} #.# MB #s {source}"));
+    assert_shape(
+        list.lines().next().unwrap(),
+        &format!("####-##-##T##:##:##Z {id} #.# MB #s {source}"),
+    );
 
     let check = plain(&["check", &id]);
-    assert!(check.lines().any(|line| line == format!("{id}: ✓ {source}/small")), "{check}");
-    assert_eq!(check.lines().last().unwrap(), format!("check: verification of {id}:{source} completed successfully"));
+    assert!(
+        check
+            .lines()
+            .any(|line| line == format!("{id}: ✓ {source}/small")),
+        "{check}"
+    );
+    assert_eq!(
+        check.lines().last().unwrap(),
+        format!("check: verification of {id}:{source} completed successfully")
+    );
 
     let target = lab.path("restore");
     let restore = plain(&["restore", "-to", target.to_str().unwrap(), &id]);
-    assert!(restore.lines().any(|line| line == format!("{id}: OK ✓ {source}/folder/deeper/large")), "{restore}");
-    let last = format!("restore: restoration of {id}:{source} at {} completed successfully", target.display());
+    assert!(
+        restore
+            .lines()
+            .any(|line| line == format!("{id}: OK ✓ {source}/folder/deeper/large")),
+        "{restore}"
+    );
+    let last = format!(
+        "restore: restoration of {id}:{source} at {} completed successfully",
+        target.display()
+    );
     assert_eq!(restore.lines().last().unwrap(), last);
     assert_same(&Image::of(tree.root()), &Image::of(&target));
 }
@@ -103,7 +133,12 @@ fn passphrases_that_differ_are_asked_for_again_and_nothing_is_created_after_thre
     let created = converse(&lab, &["create"], &answers);
     assert_eq!(created.code, Some(77), "{}", created.shown);
     assert!(!lab.repository().exists() || fs::read_dir(lab.repository()).unwrap().next().is_none());
-    let answers = [(ASK, PASSPHRASE), (CONFIRM, "wrong"), (ASK, PASSPHRASE), (CONFIRM, PASSPHRASE)];
+    let answers = [
+        (ASK, PASSPHRASE),
+        (CONFIRM, "wrong"),
+        (ASK, PASSPHRASE),
+        (CONFIRM, PASSPHRASE),
+    ];
     assert_eq!(converse(&lab, &["create"], &answers).code, Some(0));
 }
 
@@ -123,13 +158,23 @@ fn passphrases_are_changed_added_and_removed_without_touching_data() {
     let lab = Lab::new();
     lab.plakar(["create"]).env("PLAKAR_PASSPHRASE", PASSPHRASE).ok();
     let tree = mixed(lab.path("source"));
-    let id = lab.plakar(["backup", tree.root().to_str().unwrap()]).env("PLAKAR_PASSPHRASE", PASSPHRASE).ok().snapshot();
+    let id = lab
+        .plakar(["backup", tree.root().to_str().unwrap()])
+        .env("PLAKAR_PASSPHRASE", PASSPHRASE)
+        .ok()
+        .snapshot();
     let packs = Image::of(&lab.repository().join("packs"));
     let new = "another long and good passphrase";
-    let answers = [(ASK, PASSPHRASE), ("new repository passphrase:", new), ("new repository passphrase (confirm):", new)];
+    let answers = [
+        (ASK, PASSPHRASE),
+        ("new repository passphrase:", new),
+        ("new repository passphrase (confirm):", new),
+    ];
     let changed = converse(&lab, &["passphrase", "change"], &answers);
     assert_eq!(changed.code, Some(0), "{}", changed.shown);
-    lab.plakar(["ls"]).env("PLAKAR_PASSPHRASE", PASSPHRASE).fails(77, "wrong passphrase");
+    lab.plakar(["ls"])
+        .env("PLAKAR_PASSPHRASE", PASSPHRASE)
+        .fails(77, "wrong passphrase");
     lab.plakar(["check", &id]).env("PLAKAR_PASSPHRASE", new).ok();
     assert_same(&packs, &Image::of(&lab.repository().join("packs")));
 }

@@ -88,7 +88,10 @@ fn forged(make: impl FnOnce(&mut Forge<'_>) -> BlobId) -> (Arc<MemoryStorage>, S
     forge.finish();
     let snapshot = Snapshot {
         id: SnapshotId([0xab; 32]),
-        time: Timestamp { seconds: 1_700_000_000, nanoseconds: 0 },
+        time: Timestamp {
+            seconds: 1_700_000_000,
+            nanoseconds: 0,
+        },
         duration_nanoseconds: 1,
         name: String::new(),
         tags: Vec::new(),
@@ -102,13 +105,21 @@ fn forged(make: impl FnOnce(&mut Forge<'_>) -> BlobId) -> (Arc<MemoryStorage>, S
         program: String::new(),
         with_xattrs: true,
     };
-    let prelude = Prelude { kind: ObjectKind::Snapshot, mode: Mode::Plain };
+    let prelude = Prelude {
+        kind: ObjectKind::Snapshot,
+        mode: Mode::Plain,
+    };
     let salt = [7; 32];
     let mut body = snapshot.encode();
-    keys.object_key(prelude, &salt).seal(HEADER_BYTES as u64, &mut body);
+    keys.object_key(prelude, &salt)
+        .seal(HEADER_BYTES as u64, &mut body);
     let mut object = sealed_header(prelude, &salt);
     object.raw(&body);
-    engine::put(storage.as_ref(), &snapshot_key(snapshot.id, SessionId([1; 16])), Arc::new(object.into_bytes()));
+    engine::put(
+        storage.as_ref(),
+        &snapshot_key(snapshot.id, SessionId([1; 16])),
+        Arc::new(object.into_bytes()),
+    );
     (storage, snapshot)
 }
 
@@ -140,6 +151,9 @@ fn listed(name: &[u8], size: u64, depth: u8, items: Vec<ContentItem>) -> Entry {
     entry
 }
 
+/// Forges one entry.
+type MakeEntry = dyn Fn(&mut Forge<'_>) -> Entry;
+
 /// What became of a forged snapshot.
 struct Outcome {
     /// Check found damage.
@@ -161,24 +175,52 @@ fn outcome(make: impl FnOnce(&mut Forge<'_>, &Path) -> BlobId) -> Outcome {
     let named = engine::check_all(&repository).map_or(true, |report| report.is_damaged());
     let target = lab.path("target");
     let mut refused = false;
-    for overwrite in [Overwrite::Error, Overwrite::Never, Overwrite::IfNewer, Overwrite::Always] {
+    for overwrite in [
+        Overwrite::Error,
+        Overwrite::Never,
+        Overwrite::IfNewer,
+        Overwrite::Always,
+    ] {
         let mut options = engine::restore_options(&target);
         options.overwrite = overwrite;
         let problems = Problems::default();
         let result = engine::watched(&problems, |job| restore(&repository, &snapshot, options, job));
         refused |= result.is_err() || !problems.lines().is_empty();
         let after = Image::of(&lab.path(""));
-        let differences: Vec<_> = before.clone().below().differences(&after.without("target").below());
-        assert!(differences.is_empty(), "something was written outside the target: {differences:?}");
+        let differences: Vec<_> = before
+            .clone()
+            .below()
+            .differences(&after.without("target").below());
+        assert!(
+            differences.is_empty(),
+            "something was written outside the target: {differences:?}"
+        );
     }
-    let restored = if target.exists() { Image::of(&target) } else { Image::default() };
-    Outcome { named, refused, restored }
+    let restored = if target.exists() {
+        Image::of(&target)
+    } else {
+        Image::default()
+    };
+    Outcome {
+        named,
+        refused,
+        restored,
+    }
 }
 
 #[test]
 fn names_that_lead_elsewhere_are_damage_and_reach_nothing() {
-    let names: [&[u8]; 9] =
-        [b"..", b".", b"", b"../outside/victim", b"/etc/plakar-was-here", b"a/b", b"nul\0", b"/", b"../../victim"];
+    let names: [&[u8]; 9] = [
+        b"..",
+        b".",
+        b"",
+        b"../outside/victim",
+        b"/etc/plakar-was-here",
+        b"a/b",
+        b"nul\0",
+        b"/",
+        b"../../victim",
+    ];
     for name in names {
         let judged = outcome(|forge, _| forge.leaf(&[file(name, b"hostile")]));
         assert!(judged.named && judged.refused, "{} is taken", name.escape_ascii());
@@ -186,7 +228,11 @@ fn names_that_lead_elsewhere_are_damage_and_reach_nothing() {
             let inside = forge.leaf(&[file(b"victim", b"hostile")]);
             forge.leaf(&[directory(name, inside)])
         });
-        assert!(as_folder.named && as_folder.refused, "the folder {} is taken", name.escape_ascii());
+        assert!(
+            as_folder.named && as_folder.refused,
+            "the folder {} is taken",
+            name.escape_ascii()
+        );
     }
     assert!(!Path::new("/etc/plakar-was-here").exists());
 }
@@ -196,7 +242,10 @@ fn a_symlink_and_a_folder_of_the_same_name_in_one_node_are_damage() {
     let judged = outcome(|forge, outside| {
         use std::os::unix::ffi::OsStrExt;
         let inside = forge.leaf(&[file(b"victim", b"hostile")]);
-        forge.leaf(&[symlink(b"x", outside.as_os_str().as_bytes()), directory(b"x", inside)])
+        forge.leaf(&[
+            symlink(b"x", outside.as_os_str().as_bytes()),
+            directory(b"x", inside),
+        ])
     });
     assert!(judged.named && judged.refused);
 }
@@ -209,12 +258,24 @@ fn a_symlink_and_a_folder_of_the_same_name_in_two_nodes_are_damage_and_the_link_
             let inside = forge.leaf(&[file(b"victim", b"hostile")]);
             let link = symlink(b"x", outside.as_os_str().as_bytes());
             let folder = directory(b"x", inside);
-            let (first, second) = if folder_first { (folder, link) } else { (link, folder) };
+            let (first, second) = if folder_first {
+                (folder, link)
+            } else {
+                (link, folder)
+            };
             let one = forge.leaf(&[first]);
             let two = forge.leaf(&[second, file(b"y", b"")]);
             let children = [
-                NodeChild { node: one, entries: 1, last_name: b"x".to_vec() },
-                NodeChild { node: two, entries: 2, last_name: b"y".to_vec() },
+                NodeChild {
+                    node: one,
+                    entries: 1,
+                    last_name: b"x".to_vec(),
+                },
+                NodeChild {
+                    node: two,
+                    entries: 2,
+                    last_name: b"y".to_vec(),
+                },
             ];
             forge.put(&encode_inner(&children))
         });
@@ -228,8 +289,16 @@ fn entries_out_of_order_across_nodes_are_damage() {
         let one = forge.leaf(&[file(b"m", b"1"), file(b"z", b"2")]);
         let two = forge.leaf(&[file(b"a", b"3")]);
         let children = [
-            NodeChild { node: one, entries: 2, last_name: b"n".to_vec() },
-            NodeChild { node: two, entries: 1, last_name: b"o".to_vec() },
+            NodeChild {
+                node: one,
+                entries: 2,
+                last_name: b"n".to_vec(),
+            },
+            NodeChild {
+                node: two,
+                entries: 1,
+                last_name: b"o".to_vec(),
+            },
         ];
         forge.put(&encode_inner(&children))
     });
@@ -240,7 +309,10 @@ fn entries_out_of_order_across_nodes_are_damage() {
 fn a_hard_link_to_what_became_a_symlink_reaches_nothing() {
     outcome(|forge, outside| {
         use std::os::unix::ffi::OsStrExt;
-        let mut first = symlink(b"a", [outside.as_os_str().as_bytes(), b"/victim"].concat().as_slice());
+        let mut first = symlink(
+            b"a",
+            [outside.as_os_str().as_bytes(), b"/victim"].concat().as_slice(),
+        );
         let mut second = file(b"b", b"hostile");
         for entry in [&mut first, &mut second] {
             entry.inode = 5;
@@ -252,62 +324,142 @@ fn a_hard_link_to_what_became_a_symlink_reaches_nothing() {
 
 #[test]
 fn lengths_that_lie_are_damage_and_allocate_nothing() {
-    let cases: Vec<(&str, Box<dyn Fn(&mut Forge<'_>) -> Entry>)> = vec![
-        ("a chunk said to be 4 GiB", Box::new(|forge| {
-            let blob = Some(forge.put(b"ten bytes."));
-            listed(b"f", 4 << 30, 0, vec![ContentItem { length: 4 << 30, blob }])
-        })),
-        ("a chunk said to be shorter", Box::new(|forge| {
-            let blob = Some(forge.put(b"ten bytes."));
-            listed(b"f", 3, 0, vec![ContentItem { length: 3, blob }])
-        })),
-        ("a size that is not that of the content", Box::new(|_| {
-            let mut entry = file(b"f", b"ten bytes.");
-            entry.size_bytes = 1 << 40;
-            entry
-        })),
-        ("lengths that overflow", Box::new(|_| {
-            let item = ContentItem { length: u64::MAX >> 1, blob: None };
-            listed(b"f", u64::MAX - 1, 0, vec![item, item])
-        })),
-        ("a content node that is longer than said", Box::new(|forge| {
-            let item = ContentItem { length: 10, blob: Some(forge.put(b"ten bytes.")) };
-            let node = forge.put(&encode_content_node(&[item, item]));
-            listed(b"f", 10, 1, vec![ContentItem { length: 10, blob: Some(node) }])
-        })),
-        ("a content node that is no node", Box::new(|forge| {
-            let blob = Some(forge.put(b"\x02\xff\xff\xff\xff\x0f"));
-            listed(b"f", 10, 1, vec![ContentItem { length: 10, blob }])
-        })),
-        ("a chunk that is nowhere", Box::new(|_| {
-            listed(b"f", 10, 0, vec![ContentItem { length: 10, blob: Some(BlobId([9; BlobId::LENGTH])) }])
-        })),
-        ("attributes said to be huge", Box::new(|forge| {
-            let blob = Some(forge.put(b"\xff\xff\xff\xff\xff\x0f"));
-            let mut entry = file(b"f", b"");
-            entry.xattrs = Xattrs::Stored(Content::List { depth: 0, items: vec![ContentItem { length: 1 << 40, blob }] });
-            entry
-        })),
-        ("a folder whose node is a chunk", Box::new(|forge| directory(b"f", forge.put(b"not a node")))),
-        ("a folder whose node is a content list", Box::new(|forge| {
-            let node = forge.put(&encode_content_node(&[ContentItem { length: 1, blob: None }]));
-            directory(b"f", node)
-        })),
+    let cases: Vec<(&str, Box<MakeEntry>)> = vec![
+        (
+            "a chunk said to be 4 GiB",
+            Box::new(|forge| {
+                let blob = Some(forge.put(b"ten bytes."));
+                listed(
+                    b"f",
+                    4 << 30,
+                    0,
+                    vec![ContentItem {
+                        length: 4 << 30,
+                        blob,
+                    }],
+                )
+            }),
+        ),
+        (
+            "a chunk said to be shorter",
+            Box::new(|forge| {
+                let blob = Some(forge.put(b"ten bytes."));
+                listed(b"f", 3, 0, vec![ContentItem { length: 3, blob }])
+            }),
+        ),
+        (
+            "a size that is not that of the content",
+            Box::new(|_| {
+                let mut entry = file(b"f", b"ten bytes.");
+                entry.size_bytes = 1 << 40;
+                entry
+            }),
+        ),
+        (
+            "lengths that overflow",
+            Box::new(|_| {
+                let item = ContentItem {
+                    length: u64::MAX >> 1,
+                    blob: None,
+                };
+                listed(b"f", u64::MAX - 1, 0, vec![item, item])
+            }),
+        ),
+        (
+            "a content node that is longer than said",
+            Box::new(|forge| {
+                let item = ContentItem {
+                    length: 10,
+                    blob: Some(forge.put(b"ten bytes.")),
+                };
+                let node = forge.put(&encode_content_node(&[item, item]));
+                listed(
+                    b"f",
+                    10,
+                    1,
+                    vec![ContentItem {
+                        length: 10,
+                        blob: Some(node),
+                    }],
+                )
+            }),
+        ),
+        (
+            "a content node that is no node",
+            Box::new(|forge| {
+                let blob = Some(forge.put(b"\x02\xff\xff\xff\xff\x0f"));
+                listed(b"f", 10, 1, vec![ContentItem { length: 10, blob }])
+            }),
+        ),
+        (
+            "a chunk that is nowhere",
+            Box::new(|_| {
+                listed(
+                    b"f",
+                    10,
+                    0,
+                    vec![ContentItem {
+                        length: 10,
+                        blob: Some(BlobId([9; BlobId::LENGTH])),
+                    }],
+                )
+            }),
+        ),
+        (
+            "attributes said to be huge",
+            Box::new(|forge| {
+                let blob = Some(forge.put(b"\xff\xff\xff\xff\xff\x0f"));
+                let mut entry = file(b"f", b"");
+                entry.xattrs = Xattrs::Stored(Content::List {
+                    depth: 0,
+                    items: vec![ContentItem {
+                        length: 1 << 40,
+                        blob,
+                    }],
+                });
+                entry
+            }),
+        ),
+        (
+            "a folder whose node is a chunk",
+            Box::new(|forge| directory(b"f", forge.put(b"not a node"))),
+        ),
+        (
+            "a folder whose node is a content list",
+            Box::new(|forge| {
+                let node = forge.put(&encode_content_node(&[ContentItem {
+                    length: 1,
+                    blob: None,
+                }]));
+                directory(b"f", node)
+            }),
+        ),
     ];
     for (what, make) in cases {
         let judged = outcome(|forge, _| {
             let entry = make(forge);
             forge.leaf(&[entry])
         });
-        assert!(judged.named && judged.refused, "{what}: named {}, refused {}", judged.named, judged.refused);
-        assert!(!judged.restored.nodes.contains_key(&b"f"[..]) || what.contains("folder") || what.contains("attributes"), "{what}");
+        assert!(
+            judged.named && judged.refused,
+            "{what}: named {}, refused {}",
+            judged.named,
+            judged.refused
+        );
+        assert!(
+            !judged.restored.nodes.contains_key(&b"f"[..])
+                || what.contains("folder")
+                || what.contains("attributes"),
+            "{what}"
+        );
     }
 }
 
 #[test]
 fn a_file_of_eight_exabytes_of_holes_is_refused_by_the_target_only() {
     let length = i64::MAX.cast_unsigned();
-    let judged = outcome(|forge, _| forge.leaf(&[listed(b"f", length, 0, vec![ContentItem { length, blob: None }])]));
+    let judged =
+        outcome(|forge, _| forge.leaf(&[listed(b"f", length, 0, vec![ContentItem { length, blob: None }])]));
     assert!(judged.refused && !judged.restored.nodes.contains_key(&b"f"[..]));
 }
 
@@ -316,7 +468,11 @@ fn inner_nodes_nested_for_ever_are_damage() {
     let judged = outcome(|forge, _| {
         let mut node = forge.leaf(&[file(b"f", b"1")]);
         for _ in 0..100_000 {
-            node = forge.put(&encode_inner(&[NodeChild { node, entries: 1, last_name: b"f".to_vec() }]));
+            node = forge.put(&encode_inner(&[NodeChild {
+                node,
+                entries: 1,
+                last_name: b"f".to_vec(),
+            }]));
         }
         node
     });
@@ -368,8 +524,13 @@ fn bounded(run: Run, patience: Duration) -> Option<i32> {
     };
     drain.join().unwrap();
     let told = told.join().unwrap();
-    assert!(!told.contains("panicked") && !told.contains("memory allocation"), "{told}");
-    let code = status.code().unwrap_or_else(|| panic!("a signal ended it: {status:?}; {told}"));
+    assert!(
+        !told.contains("panicked") && !told.contains("memory allocation"),
+        "{told}"
+    );
+    let code = status
+        .code()
+        .unwrap_or_else(|| panic!("a signal ended it: {status:?}; {told}"));
     if asked { None } else { Some(code) }
 }
 
@@ -384,10 +545,21 @@ fn folders_nested_a_hundred_thousand_deep_are_refused_within_bounded_memory() {
         node
     });
     let patience = Duration::from_secs(60);
-    assert_eq!(bounded(lab.plakar(["check", "-quiet"]), patience), Some(65), "check");
-    assert_eq!(bounded(lab.plakar(["check", "-quiet", &id]), patience), Some(65), "check of the snapshot");
+    assert_eq!(
+        bounded(lab.plakar(["check", "-quiet"]), patience),
+        Some(65),
+        "check"
+    );
+    assert_eq!(
+        bounded(lab.plakar(["check", "-quiet", &id]), patience),
+        Some(65),
+        "check of the snapshot"
+    );
     let restored = bounded(lab.plakar(["restore", "-quiet", "-to", "out", &id]), patience);
-    assert!(matches!(restored, Some(1 | 3 | 65)), "restore ended with {restored:?}");
+    assert!(
+        matches!(restored, Some(1 | 3 | 65)),
+        "restore ended with {restored:?}"
+    );
 }
 
 #[test]
@@ -402,26 +574,45 @@ fn folders_that_hold_themselves_over_and_over_do_not_exhaust_check() {
     });
     let patience = Duration::from_secs(15);
     // Each folder is looked at once: 2^60 paths, 61 folders.
-    assert!(bounded(lab.plakar(["check", "-quiet"]), patience).is_some(), "check of the repository does not end");
+    assert!(
+        bounded(lab.plakar(["check", "-quiet"]), patience).is_some(),
+        "check of the repository does not end"
+    );
     // A single snapshot may take as long as it has entries, and stops when asked.
     bounded(lab.plakar(["check", "-quiet", &id]), Duration::from_secs(3));
     bounded(lab.plakar(["ls", "-recursive", &id]), Duration::from_secs(3));
-    bounded(lab.plakar(["restore", "-quiet", "-dry-run", "-to", "out", &id]), Duration::from_secs(3));
-    bounded(lab.plakar(["restore", "-quiet", "-to", "out", &id]), Duration::from_secs(1));
+    bounded(
+        lab.plakar(["restore", "-quiet", "-dry-run", "-to", "out", &id]),
+        Duration::from_secs(3),
+    );
+    bounded(
+        lab.plakar(["restore", "-quiet", "-to", "out", &id]),
+        Duration::from_secs(1),
+    );
 }
 
 #[test]
 fn a_file_that_holds_itself_over_and_over_does_not_exhaust_check() {
     let lab = Lab::new();
     let id = in_a_folder(&lab, |forge| {
-        let mut item = ContentItem { length: 1, blob: Some(forge.put(b"x")) };
+        let mut item = ContentItem {
+            length: 1,
+            blob: Some(forge.put(b"x")),
+        };
         for _ in 0..60 {
             let blob = Some(forge.put(&encode_content_node(&[item, item])));
-            item = ContentItem { length: item.length * 2, blob };
+            item = ContentItem {
+                length: item.length * 2,
+                blob,
+            };
         }
         forge.leaf(&[listed(b"f", item.length, 60, vec![item])])
     });
-    for command in [&["check", "-quiet"][..], &["check", "-quiet", &id], &["restore", "-quiet", "-to", "out", &id]] {
+    for command in [
+        &["check", "-quiet"][..],
+        &["check", "-quiet", &id],
+        &["restore", "-quiet", "-to", "out", &id],
+    ] {
         bounded(lab.plakar(command.iter().copied()), Duration::from_secs(3));
     }
 }

@@ -28,7 +28,10 @@ enum Make {
 }
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
-    let any = prop::collection::vec(any::<u8>().prop_filter("a plain name", |byte| *byte != 0 && *byte != b'/'), 1..20);
+    let any = prop::collection::vec(
+        any::<u8>().prop_filter("a plain name", |byte| *byte != 0 && *byte != b'/'),
+        1..20,
+    );
     prop_oneof![4 => "[a-e]{1,3}".prop_map(String::into_bytes), 1 => any, 1 => Just(vec![b'n'; 255])]
         .prop_filter("a plain name", |name| name != b"." && name != b"..")
 }
@@ -44,7 +47,8 @@ fn make() -> impl Strategy<Value = Make> {
         1 => Just(Make::Fifo),
     ];
     leaf.prop_recursive(4, 24, 6, |inner| {
-        (prop::collection::btree_map(name(), inner, 0..6), 0_u32..0o10000).prop_map(|(below, mode)| Make::Directory(below, mode))
+        (prop::collection::btree_map(name(), inner, 0..6), 0_u32..0o10000)
+            .prop_map(|(below, mode)| Make::Directory(below, mode))
     })
 }
 
@@ -80,28 +84,54 @@ fn fill(folder: &Path, entries: &BTreeMap<Vec<u8>, Make>, files: &mut Vec<std::p
                 Some(file) => fs::hard_link(file, &path).unwrap(),
                 None => fs::write(&path, "nothing to link to").unwrap(),
             },
-            Make::Fifo => rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap(),
+            Make::Fifo => rustix::fs::mknodat(
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::FileType::Fifo,
+                rustix::fs::Mode::RUSR,
+                0,
+            )
+            .unwrap(),
         }
-        set_modified(&path, 1_000_000_000 + number as i64 * 77, number as u32 * 1_234_567 % 1_000_000_000);
+        set_modified(
+            &path,
+            1_000_000_000 + number as i64 * 77,
+            number as u32 * 1_234_567 % 1_000_000_000,
+        );
     }
 }
 
 /// Keys and bytes of what the second storage has more than the first.
 fn added(before: &Objects, after: &Objects) -> Vec<(String, usize)> {
-    after.iter().filter(|(key, _)| !before.contains_key(*key)).map(|(key, bytes)| (key.clone(), bytes.len())).collect()
+    after
+        .iter()
+        .filter(|(key, _)| !before.contains_key(*key))
+        .map(|(key, bytes)| (key.clone(), bytes.len()))
+        .collect()
 }
 
 #[track_caller]
 fn assert_next_to_nothing(before: &Objects, after: &Objects) {
     let added = added(before, after);
     let bytes: usize = added.iter().map(|(_, length)| length).sum();
-    assert!(bytes < 64 << 10, "{bytes} bytes were stored for nothing new: {added:?}");
+    assert!(
+        bytes < 64 << 10,
+        "{bytes} bytes were stored for nothing new: {added:?}"
+    );
     let mut kinds: BTreeMap<(&str, u8), u32> = BTreeMap::new();
     for (key, _) in &added {
-        *kinds.entry((key.split('/').next().unwrap(), after[key][4])).or_default() += 1;
+        *kinds
+            .entry((key.split('/').next().unwrap(), after[key][4]))
+            .or_default() += 1;
     }
-    assert!(kinds.values().all(|count| *count == 1), "more than one object of a kind: {kinds:?}");
-    assert!(before.keys().all(|key| after.contains_key(key)), "an object is gone");
+    assert!(
+        kinds.values().all(|count| *count == 1),
+        "more than one object of a kind: {kinds:?}"
+    );
+    assert!(
+        before.keys().all(|key| after.contains_key(key)),
+        "an object is gone"
+    );
 }
 
 fn round_trip(repository: &Repository, source: &Path, folder: &Path) {
@@ -148,7 +178,10 @@ fn a_backup_of_an_unchanged_tree_stores_next_to_nothing_however_often() {
     let folder = TempDir::with_prefix("plakar-test-").unwrap();
     let tree = mixed(folder.path().join("source"));
     for number in 0..3000 {
-        tree.file(format!("many/{}/{number}", number % 30), random::bytes(number, 700));
+        tree.file(
+            format!("many/{}/{number}", number % 30),
+            random::bytes(number, 700),
+        );
     }
     let storage = engine::storage_of(&Objects::new());
     engine::snapshot_of(&engine::create(storage.clone(), None), tree.root());
@@ -174,7 +207,11 @@ fn a_byte_put_in_front_of_a_large_file_stores_little() {
     engine::snapshot_of(&repository, tree.root());
     fs::write(path, [b"x", content.as_slice()].concat()).unwrap();
     let report = engine::back_up(&repository, tree.root()).unwrap();
-    assert!(report.bytes_stored < 6 << 20, "{} bytes were stored for one new byte", report.bytes_stored);
+    assert!(
+        report.bytes_stored < 6 << 20,
+        "{} bytes were stored for one new byte",
+        report.bytes_stored
+    );
 }
 
 #[test]
@@ -187,7 +224,11 @@ fn the_same_content_under_many_names_is_stored_once() {
     }
     let repository = engine::create(engine::storage_of(&Objects::new()), None);
     let report = engine::back_up(&repository, tree.root()).unwrap();
-    assert!(report.bytes_stored < 8 << 20, "{} bytes were stored", report.bytes_stored);
+    assert!(
+        report.bytes_stored < 8 << 20,
+        "{} bytes were stored",
+        report.bytes_stored
+    );
 }
 
 #[test]
@@ -199,8 +240,14 @@ fn snapshots_of_one_repository_do_not_disturb_each_other() {
     let mut kept = Vec::new();
     for turn in 0..6_u64 {
         tree.file(format!("turn-{turn}"), random::bytes(turn, 100_000));
-        tree.file("folder/random", random::bytes(turn, 5000 + usize::try_from(turn).unwrap()));
-        kept.push((engine::snapshot_of(&repository, tree.root()), Image::of(tree.root())));
+        tree.file(
+            "folder/random",
+            random::bytes(turn, 5000 + usize::try_from(turn).unwrap()),
+        );
+        kept.push((
+            engine::snapshot_of(&repository, tree.root()),
+            Image::of(tree.root()),
+        ));
     }
     let repository = engine::open(Arc::clone(&storage) as _, None).unwrap();
     for (snapshot, image) in kept {

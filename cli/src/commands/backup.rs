@@ -232,6 +232,7 @@ fn tell(context: &Context, report: &BackupReport, problems: u64) {
         size(report.summary.logical_bytes),
         duration(report.duration_nanoseconds),
     );
+    #[expect(clippy::single_match_else, reason = "two outcomes of equal weight")]
     match &report.snapshot {
         Some(snapshot) => {
             let mut event = json::snapshot("backup", snapshot);

@@ -69,7 +69,7 @@ impl CatArgs {
 }
 
 fn cat(context: &Context, repository: &Repository, target: &Target) -> Result<(), CommandError> {
-    let (snapshot, path) = target.resolve(context, repository)?;
+    let (snapshot, path) = target.resolve(repository)?;
     let path = path.unwrap_or_else(|| b"/".to_vec());
     let entry = repository
         .entry_at(&snapshot, &path)

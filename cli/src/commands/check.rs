@@ -69,7 +69,7 @@ impl CheckArgs {
                 exit,
             )
         } else {
-            let targets = named.iter().map(|target| target.resolve(context, &repository));
+            let targets = named.iter().map(|target| target.resolve(&repository));
             (targets.collect::<Result<Vec<_>, _>>()?, Exit::Done)
         };
         let reading = match (self.fast, self.read_percent) {
@@ -122,6 +122,10 @@ pub(crate) fn verify(
 }
 
 /// Tells how one snapshot is. Not the last line when the `whole` repository was checked.
+#[expect(
+    clippy::fn_params_excessive_bools,
+    reason = "each is named where it is matched"
+)]
 fn tell(context: &Context, id: SnapshotId, path: &[u8], sound: bool, whole: bool) {
     let event = json!({
         "event": "verified", "snapshot": id.to_string(), "path": PathText(path), "path_hex": PathText::exact(path), "sound": sound,

@@ -36,7 +36,7 @@ impl InfoArgs {
         let Some(target) = target else {
             return about_repository(context, &repository);
         };
-        let (snapshot, path) = target.resolve(context, &repository)?;
+        let (snapshot, path) = target.resolve(&repository)?;
         match path {
             Some(path) => about_entry(context, &repository, &snapshot, &path),
             None if self.errors => list_problems(context, &repository, &snapshot),

@@ -56,7 +56,7 @@ impl LsArgs {
         }
         let (repository, _) = context.open()?;
         if let Some(target) = target {
-            let (snapshot, path) = target.resolve(context, &repository)?;
+            let (snapshot, path) = target.resolve(&repository)?;
             return self.list_entries(context, &repository, &snapshot, path);
         }
         let (snapshots, exit) = choose(context, &repository, &selection)?;

@@ -91,7 +91,7 @@ impl RestoreArgs {
         })?;
         let (repository, _) = context.open()?;
         let (snapshot, path) = match target {
-            Some(target) => target.resolve(context, &repository)?,
+            Some(target) => target.resolve(&repository)?,
             None => (latest(context, &repository, &selection)?, None),
         };
         let options = RestoreOptions {

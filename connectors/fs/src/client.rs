@@ -77,7 +77,7 @@ impl Root {
                     .is_ok_and(|modified| modified.saturating_add(ABANDONED_SECONDS) < now)
             });
             if old {
-                drop(rustix::fs::unlinkat(folder, name, AtFlags::empty()));
+                rustix::fs::unlinkat(folder, name, AtFlags::empty()).unwrap_or_default();
             }
         }
     }

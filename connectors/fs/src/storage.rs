@@ -1,5 +1,6 @@
 //! The connector: its promises, and how each is kept with files.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +11,9 @@ use plakar_plugin_api::{
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use crate::client::{FOLDER_MODE, Root, TEMPORARY_PREFIX, TemporaryFile, kind_of, not_an_object, sync};
+use crate::client::{
+    FOLDER_MODE, Root, TEMPORARY_PREFIX, TemporaryFile, kind_of, not_an_object, open_below, sync,
+};
 use crate::config::root_path;
 use crate::error::{os_error, wrong_kind};
 use crate::listing;
@@ -89,9 +92,11 @@ impl Connector for FsConnector {
         for entry in entries {
             let entry = entry.map_err(|errno| os_error("list", path, errno))?;
             let name = entry.file_name().to_bytes();
-            // `lost+found` is there on every fresh ext4; a temporary file is what a killed creation left.
+            // `lost+found` is there on every fresh ext4; temporary files, and the first folder with no more in it, are what a
+            // killed creation left.
             let vacant = [".", "..", "lost+found"].map(str::as_bytes).contains(&name)
-                || name.starts_with(TEMPORARY_PREFIX.as_bytes());
+                || name.starts_with(TEMPORARY_PREFIX.as_bytes())
+                || (name == b"keys" && holds_only_temporaries(&folder, "keys"));
             if !vacant {
                 return Err(wrong_kind(ErrorKind::AlreadyExists, path, "is not empty"));
             }
@@ -230,4 +235,17 @@ fn create_root(path: &Path) -> Result<()> {
     opened
         .and_then(sync)
         .map_err(|errno| os_error("sync", parent, errno))
+}
+
+/// Whether a folder below the root has nothing in it but what killed puts left.
+fn holds_only_temporaries(root: &OwnedFd, name: &str) -> bool {
+    let Ok(entries) = open_below(root, name).and_then(|folder| Dir::read_from(&folder)) else {
+        return false;
+    };
+    entries.into_iter().all(|entry| {
+        entry.is_ok_and(|entry| {
+            let name = entry.file_name().to_bytes();
+            name == b"." || name == b".." || name.starts_with(TEMPORARY_PREFIX.as_bytes())
+        })
+    })
 }

@@ -46,6 +46,19 @@ fn init_refuses_a_folder_in_use_and_leaves_it_alone() {
 }
 
 #[test]
+fn init_accepts_what_a_killed_creation_left_and_nothing_more() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("keys")).unwrap();
+    fs::write(root.path().join("keys/.tmp-00ff"), "half a slot").unwrap();
+    connector(root.path()).init().unwrap();
+    fs::write(root.path().join("keys/mine"), "somebody's").unwrap();
+    assert_eq!(
+        connector(root.path()).init().unwrap_err().kind,
+        ErrorKind::AlreadyExists
+    );
+}
+
+#[test]
 fn init_accepts_a_fresh_file_system() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir(root.path().join("lost+found")).unwrap();
@@ -205,7 +218,7 @@ fn a_put_removes_abandoned_temporary_files_and_a_listing_does_not() {
     for path in [&old, &new] {
         fs::write(path, "left by a killed process").unwrap();
     }
-    let two_days = std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 60 * 60);
+    let two_days = std::time::SystemTime::now() - std::time::Duration::from_hours(48);
     fs::File::options()
         .write(true)
         .open(&old)

@@ -215,8 +215,8 @@ impl Failure {
 
 /// Batches between scanner and workers.
 const QUEUED_BATCHES: usize = 4;
-/// Finished packs waiting for a storer.
-const QUEUED_PACKS: usize = 1;
+/// Finished packs waiting for a storer: none, because each would be held in memory; whoever finishes one hands it over.
+const QUEUED_PACKS: usize = 0;
 /// Decompressed metadata of the parent snapshot that the scanner keeps, in bytes.
 const PARENT_CACHE_BYTES: usize = 8 << 20;
 

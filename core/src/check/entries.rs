@@ -17,7 +17,7 @@ const CACHE_BYTES: usize = 8 << 20;
 /// The same directory may stand in many places; after so many it is not walked again, so that directories made of themselves end.
 const MAX_VISITS: u32 = 4096;
 /// Nested directories accepted, as in a restore: more than any file system of today can hold a path to.
-const MAX_DEPTH: usize = 10_000;
+const MAX_DEPTH: usize = 5_000;
 
 struct Level {
     cursor: EntryCursor,
@@ -204,7 +204,10 @@ impl<'a> EntryCheck<'a> {
             self.job.item(item(ItemState::Unchanged, true));
         } else if stack.len() >= MAX_DEPTH {
             mark(stack, false);
-            return self.damage(&path, ReadError::damaged("the tree", "directories are nested too deep"));
+            return self.damage(
+                &path,
+                ReadError::damaged("the tree", "directories are nested too deep"),
+            );
         } else {
             stack.push(Level {
                 cursor: EntryCursor::new(node),

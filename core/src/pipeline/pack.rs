@@ -27,6 +27,9 @@ impl Pack {
     }
 }
 
+/// Room kept for the table of contents, in bytes.
+const CONTENTS_ROOM: usize = 512 << 10;
+
 /// Fills packs of one kind.
 #[derive(Debug)]
 pub struct Packer<'a> {
@@ -48,7 +51,9 @@ struct OpenPack {
 #[derive(Debug)]
 struct PackState {
     end: usize,
-    frames: Vec<SealedFrame>,
+    /// The object so far; frames are copied to their places as they come.
+    object: Vec<u8>,
+    contents: Vec<ContentsFrame>,
     outstanding: usize,
     closed: bool,
 }
@@ -86,7 +91,7 @@ impl<'a> Packer<'a> {
         let sealed = seal(&pack.key, offset, frame);
         {
             let mut state = lock(&pack.state);
-            state.frames.push(sealed);
+            state.place(sealed);
             state.outstanding -= 1;
         }
         complete.extend(complete_if_settled(&pack));
@@ -127,6 +132,18 @@ impl<'a> Packer<'a> {
         Ok((pack, offset, closed))
     }
 
+    /// The first bytes of a pack, with room for the rest.
+    fn header(&self, salt: &[u8; SALT_BYTES]) -> Vec<u8> {
+        let header = sealed_header(self.prelude, salt).into_bytes();
+        // A pack of trees is small most often: it grows as it fills.
+        if self.prelude.kind == ObjectKind::TreePack {
+            return header;
+        }
+        let mut object = Vec::with_capacity(self.target_bytes + CONTENTS_ROOM);
+        object.extend_from_slice(&header);
+        object
+    }
+
     fn open(&self) -> Result<OpenPack, EntropyError> {
         let salt = self.environment.random()?;
         Ok(OpenPack {
@@ -135,7 +152,8 @@ impl<'a> Packer<'a> {
             prelude: self.prelude,
             state: Mutex::new(PackState {
                 end: HEADER_BYTES,
-                frames: Vec::new(),
+                object: self.header(&salt),
+                contents: Vec::new(),
                 outstanding: 0,
                 closed: false,
             }),
@@ -143,25 +161,36 @@ impl<'a> Packer<'a> {
     }
 }
 
-/// Assembles a pack once it is closed and no frame is missing. Exactly one caller gets it.
+impl PackState {
+    /// Copies a frame to its place. One whose neighbours before it are not there yet leaves room for them.
+    fn place(&mut self, frame: SealedFrame) {
+        let (bytes, place) = frame.into_parts();
+        let start = place.offset as usize;
+        if self.object.len() < start {
+            self.object.resize(start, 0);
+        }
+        if let Some(room) = self.object.get_mut(start..start + bytes.len()) {
+            room.copy_from_slice(&bytes);
+        } else {
+            self.object.truncate(start);
+            self.object.extend_from_slice(&bytes);
+        }
+        self.contents.push(place);
+    }
+}
+
+/// Finishes a pack once it is closed and no frame is missing. Exactly one caller gets it.
 fn complete_if_settled(pack: &OpenPack) -> Option<Pack> {
     let mut state = lock(&pack.state);
-    if !state.closed || state.outstanding > 0 || state.frames.is_empty() {
+    if !state.closed || state.outstanding > 0 || state.contents.is_empty() {
         return None;
     }
-    let mut frames = std::mem::take(&mut state.frames);
+    let mut contents = std::mem::take(&mut state.contents);
+    let mut object = std::mem::take(&mut state.object);
     let end = state.end;
     drop(state);
-    frames.sort_unstable_by_key(SealedFrame::offset);
-    let mut object = sealed_header(pack.prelude, &pack.salt).into_bytes();
-    object.reserve_exact(end - HEADER_BYTES);
-    let mut contents = Vec::with_capacity(frames.len());
-    for frame in frames {
-        let (bytes, place) = frame.into_parts();
-        debug_assert_eq!(object.len(), place.offset as usize, "places are contiguous");
-        object.extend_from_slice(&bytes);
-        contents.push(place);
-    }
+    contents.sort_unstable_by_key(|frame| frame.offset);
+    debug_assert_eq!(object.len(), end, "places are contiguous");
     let mut table = encode_contents(&contents);
     pack.key.seal(end as u64, &mut table);
     let trailer = Trailer {

@@ -13,11 +13,6 @@ pub struct SealedFrame {
 }
 
 impl SealedFrame {
-    /// Where it goes in the pack.
-    pub fn offset(&self) -> u32 {
-        self.contents.offset
-    }
-
     pub(super) fn into_parts(self) -> (Vec<u8>, ContentsFrame) {
         (self.bytes, self.contents)
     }

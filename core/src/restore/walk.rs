@@ -28,7 +28,7 @@ const BATCH_FOLDERS: usize = 96;
 /// Decompressed metadata that the walker keeps, in bytes.
 const WALK_CACHE_BYTES: usize = 8 << 20;
 /// Nested directories accepted: more than any file system of today can hold a path to.
-const MAX_DEPTH: usize = 10_000;
+const MAX_DEPTH: usize = 5_000;
 
 struct Level {
     cursor: EntryCursor,
