@@ -92,6 +92,7 @@ fn forged(make: impl FnOnce(&mut Forge<'_>) -> BlobId) -> (Arc<MemoryStorage>, S
             seconds: 1_700_000_000,
             nanoseconds: 0,
         },
+        started: Timestamp::default(),
         duration_nanoseconds: 1,
         name: String::new(),
         tags: Vec::new(),

@@ -14,7 +14,7 @@ use crate::id::{BlobId, PackId};
 use crate::progress::{Counters, Job};
 use crate::read_error::{DamageContext, ReadError};
 use crate::repository::{
-    BlobReader, EntryCursor, OpenedPack, Repository, decode_frame, open_contents, pack_key,
+    BlobReader, EntryCursor, FrameDecoder, OpenedPack, Repository, open_contents, pack_key,
     read_pack_contents,
 };
 
@@ -58,7 +58,8 @@ impl PackPlan {
                 frames: None,
             })
             .collect();
-        packs.sort_by_key(|pack| pack.id);
+        // The largest first: the workers then end at about the same time.
+        packs.sort_by_key(|pack| (std::cmp::Reverse(pack.size_bytes), pack.id));
         let unindexed = packs.iter().filter(|pack| !known.contains(&pack.id)).count() as u64;
         Self { packs, unindexed }
     }
@@ -197,12 +198,13 @@ pub(super) fn verify_packs(
     std::thread::scope(|scope| {
         for _ in 0..workers.min(plan.packs.len()) {
             scope.spawn(|| {
+                let mut decoder = FrameDecoder::new(repository);
                 while let Some(pack) = plan.packs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let failed = failure.lock().unwrap_or_else(PoisonError::into_inner).is_some();
                     if failed || job.cancel.is_cancelled() {
                         return;
                     }
-                    match verify_pack(repository, pack, findings) {
+                    match verify_pack(repository, pack, &mut decoder, findings) {
                         Ok(()) => {
                             bytes.fetch_add(pack.bytes(), Ordering::Relaxed);
                             Counters::add(&job.counters.bytes, pack.bytes());
@@ -231,14 +233,24 @@ pub(super) fn verify_packs(
     }
 }
 
-fn verify_pack(repository: &Repository, pack: &PlannedPack, findings: &Findings) -> Result<(), ReadError> {
+fn verify_pack(
+    repository: &Repository,
+    pack: &PlannedPack,
+    decoder: &mut FrameDecoder<'_>,
+    findings: &Findings,
+) -> Result<(), ReadError> {
     match &pack.frames {
-        None => verify_whole(repository, pack, findings),
-        Some(frames) => verify_frames(repository, pack, frames, findings),
+        None => verify_whole(repository, pack, decoder, findings),
+        Some(frames) => verify_frames(repository, pack, frames, decoder, findings),
     }
 }
 
-fn verify_whole(repository: &Repository, pack: &PlannedPack, findings: &Findings) -> Result<(), ReadError> {
+fn verify_whole(
+    repository: &Repository,
+    pack: &PlannedPack,
+    decoder: &mut FrameDecoder<'_>,
+    findings: &Findings,
+) -> Result<(), ReadError> {
     let key = pack_key(pack.id);
     // A pack is closed at its size, but for one frame and the table of contents.
     let largest = u64::from(repository.config().pack_bytes)
@@ -277,13 +289,13 @@ fn verify_whole(repository: &Repository, pack: &PlannedPack, findings: &Findings
         trailer,
         contents,
     )?;
+    // Kept from frame to frame: fresh memory for each costs more than to hash it.
+    let (mut sealed, mut plain) = (Vec::new(), Vec::new());
     for frame in &opened.frames {
         let start = frame.offset as usize;
-        let sealed = object
-            .get(start..start + frame.length as usize)
-            .ok_or_else(cut)?
-            .to_vec();
-        if let Err(error) = verify_frame(repository, &opened, frame, sealed) {
+        sealed.clear();
+        sealed.extend_from_slice(object.get(start..start + frame.length as usize).ok_or_else(cut)?);
+        if let Err(error) = verify_frame(repository, &opened, frame, decoder, (&mut sealed, &mut plain)) {
             findings.suspect(pack.id);
             findings.add_error(&key, error);
         }
@@ -295,12 +307,14 @@ fn verify_frames(
     repository: &Repository,
     pack: &PlannedPack,
     frames: &BTreeSet<(u32, u32)>,
+    decoder: &mut FrameDecoder<'_>,
     findings: &Findings,
 ) -> Result<(), ReadError> {
     let key = pack_key(pack.id);
     let storage = repository.storage().as_ref();
     let mode = repository.config().mode();
     let opened = read_pack_contents(storage, repository.keys(), mode, pack.id, pack.size_bytes)?;
+    let mut plain = Vec::new();
     for &(offset, length) in frames {
         let frame = opened
             .frames
@@ -314,10 +328,10 @@ fn verify_frames(
             );
             continue;
         };
-        let sealed = storage
+        let mut sealed = storage
             .get(&key, offset.into(), length.into())
             .map_err(|error| ReadError::required(&key, error))?;
-        if let Err(error) = verify_frame(repository, &opened, frame, sealed) {
+        if let Err(error) = verify_frame(repository, &opened, frame, decoder, (&mut sealed, &mut plain)) {
             findings.suspect(pack.id);
             findings.add_error(&key, error);
         }
@@ -330,10 +344,10 @@ fn verify_frame(
     repository: &Repository,
     pack: &OpenedPack,
     frame: &ContentsFrame,
-    sealed: Vec<u8>,
+    decoder: &mut FrameDecoder<'_>,
+    (sealed, plain): (&mut Vec<u8>, &mut Vec<u8>),
 ) -> Result<(), ReadError> {
-    let mode = repository.config().mode();
-    let plain = decode_frame(repository.keys(), mode, &pack.info, frame.offset, sealed)?;
+    decoder.decode(&pack.info, frame.offset, sealed, plain)?;
     let mut start = 0_usize;
     for blob in &frame.blobs {
         let end = start + blob.length as usize;

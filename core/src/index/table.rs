@@ -118,8 +118,12 @@ impl Table {
             };
             steps += 1;
             let Some(row) = self.row(middle) else { break };
+            // Eight bytes nearly always decide; the rest is looked at only when they are the same.
+            let leading = row
+                .first_chunk()
+                .map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes));
             let (row_key, _) = row.split_at(BlobId::LENGTH);
-            if row_key < id.0.as_slice() {
+            if leading < target || (leading == target && row_key < id.0.as_slice()) {
                 low = middle + 1;
             } else {
                 high = middle;

@@ -30,39 +30,64 @@ impl std::ops::Deref for Blob {
     }
 }
 
-/// Opens and decompresses one sealed frame. The result is at most 16 MiB, whatever the frame says.
-pub fn decode_frame(
-    keys: &Keys,
+/// Opens and decompresses frames; keeps the decompressor from one to the next.
+pub struct FrameDecoder<'a> {
+    keys: &'a Keys,
     mode: Mode,
-    pack: &PackInfo,
-    offset: u32,
-    mut sealed: Vec<u8>,
-) -> Result<Vec<u8>, ReadError> {
-    let what = || format!("pack {} at offset {offset}", pack.id);
-    let key = keys.object_key(
-        Prelude {
-            kind: pack.kind,
-            mode,
-        },
-        &pack.salt,
-    );
-    key.open(offset.into(), &mut sealed)
-        .map_err(|error| ReadError::damaged(what(), error.to_string()))?;
-    let (codec, raw_length, payload) = split_frame(&sealed).damage(&what())?;
-    match codec {
-        Codec::Raw => {
-            let header = sealed.len() - payload.len();
-            sealed.drain(..header);
-            Ok(sealed)
+    decompressor: Option<zstd::bulk::Decompressor<'static>>,
+}
+
+impl std::fmt::Debug for FrameDecoder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FrameDecoder")
+    }
+}
+
+impl<'a> FrameDecoder<'a> {
+    /// A decoder with the repository's keys.
+    pub fn new(repository: &'a Repository) -> Self {
+        Self {
+            keys: repository.keys(),
+            mode: repository.config().mode(),
+            decompressor: zstd::bulk::Decompressor::new().ok(),
         }
-        Codec::Zstd => {
-            let raw = zstd::bulk::decompress(payload, raw_length)
-                .map_err(|error| ReadError::damaged(what(), error.to_string()))?;
-            if raw.len() == raw_length {
-                Ok(raw)
-            } else {
-                Err(ReadError::damaged(what(), "its length differs"))
-            }
+    }
+
+    /// Opens one sealed frame into `raw`. The result is at most 16 MiB, whatever the frame says.
+    pub fn decode(
+        &mut self,
+        pack: &PackInfo,
+        offset: u32,
+        sealed: &mut Vec<u8>,
+        raw: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        let what = || format!("pack {} at offset {offset}", pack.id);
+        let prelude = Prelude {
+            kind: pack.kind,
+            mode: self.mode,
+        };
+        let key = self.keys.object_key(prelude, &pack.salt);
+        key.open(offset.into(), sealed)
+            .map_err(|error| ReadError::damaged(what(), error.to_string()))?;
+        let (codec, raw_length, payload) = split_frame(sealed).damage(&what())?;
+        raw.clear();
+        if codec == Codec::Raw {
+            raw.extend_from_slice(payload);
+            return Ok(());
+        }
+        raw.reserve(raw_length);
+        let decompressor = self
+            .decompressor
+            .as_mut()
+            .ok_or_else(|| ReadError::damaged(what(), "the decompressor could not be set up"))?;
+        // It writes no further than the capacity, which may be a little more than was asked for.
+        decompressor
+            .decompress_to_buffer(payload, raw)
+            .map_err(|error| ReadError::damaged(what(), error.to_string()))?;
+        if raw.len() == raw_length {
+            Ok(())
+        } else {
+            Err(ReadError::damaged(what(), "its length differs"))
         }
     }
 }
@@ -71,6 +96,7 @@ pub fn decode_frame(
 #[derive(Debug)]
 pub struct BlobReader<'a> {
     repository: &'a Repository,
+    decoder: FrameDecoder<'a>,
     frames: VecDeque<(PackId, u32, Arc<Vec<u8>>)>,
     cached_bytes: usize,
     capacity_bytes: usize,
@@ -81,6 +107,7 @@ impl<'a> BlobReader<'a> {
     pub fn new(repository: &'a Repository, capacity_bytes: usize) -> Self {
         Self {
             repository,
+            decoder: FrameDecoder::new(repository),
             frames: VecDeque::new(),
             cached_bytes: 0,
             capacity_bytes,
@@ -134,19 +161,14 @@ impl<'a> BlobReader<'a> {
             return Ok(frame);
         }
         let key = pack_key(id);
-        let sealed = self
+        let mut sealed = self
             .repository
             .storage()
             .get(&key, offset.into(), place.frame_length.into())
             .map_err(|error| ReadError::required(&key, error))?;
-        let mode = self.repository.config().mode();
-        let frame = Arc::new(decode_frame(
-            self.repository.keys(),
-            mode,
-            &place.pack,
-            offset,
-            sealed,
-        )?);
+        let mut raw = Vec::new();
+        self.decoder.decode(&place.pack, offset, &mut sealed, &mut raw)?;
+        let frame = Arc::new(raw);
         self.cached_bytes += frame.len();
         self.frames.push_back((id, offset, Arc::clone(&frame)));
         while self.cached_bytes > self.capacity_bytes && self.frames.len() > 1 {

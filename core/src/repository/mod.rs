@@ -22,7 +22,7 @@ use crate::storage::Storage;
 pub use crate::format::config::{ChunkerSettings, Compression};
 pub use crate::format::snapshot::{Snapshot, Summary};
 pub use crate::format::tree::{Entry, EntryKind};
-pub use blobs::{Blob, BlobReader, decode_frame};
+pub use blobs::{Blob, BlobReader, FrameDecoder};
 pub use create::{CreateError, CreateOptions};
 pub use open::OpenError;
 pub(crate) use packs::open_contents;

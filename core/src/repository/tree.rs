@@ -139,6 +139,9 @@ impl BlobReader<'_> {
         let Content::List { depth, items } = content else {
             return Ok(());
         };
+        if *depth == 0 {
+            return items.iter().try_for_each(|item| visit(*item));
+        }
         let mut levels = vec![(*depth, items.clone().into_iter())];
         while let Some((depth, items)) = levels.last_mut() {
             let depth = *depth;
