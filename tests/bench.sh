@@ -27,7 +27,9 @@ done
 [ -z "$corpus" ] || corpus=$(cd "$corpus" 2>/dev/null && pwd -P) || fail "$corpus is not a folder"
 repeat=${REPEAT:-3}
 [[ $repeat =~ ^[1-9][0-9]*$ ]] || fail "REPEAT must be a number from 1, not $repeat"
-results=${BENCH_RESULTS:-$root/bench-results$($scale && echo -scale).md}
+results=$root/bench-results.md
+if $scale; then results=$root/bench-results-scale.md; fi
+results=${BENCH_RESULTS:-$results}
 
 need python3 python3-minimal
 if [ -z "${PLAKAR:-}" ]; then
