@@ -1,0 +1,1 @@
+//! The SFTP connector: objects as files on a server that speaks SFTP.
