@@ -74,9 +74,35 @@ pub(crate) struct GlobalOptions {
     /// Work on this many things at the same time (default: the number of processors)
     #[arg(long, global = true, value_name = "N", value_parser = at_least_one)]
     pub(crate) concurrency: Option<NonZeroUsize>,
+    /// Send at most this many bytes a second, on average: 500K, 5MB, 10MiB
+    #[arg(long, global = true, value_name = "RATE", value_parser = rate)]
+    pub(crate) limit_upload: Option<u64>,
+    /// Receive at most this many bytes a second, on average
+    #[arg(long, global = true, value_name = "RATE", value_parser = rate)]
+    pub(crate) limit_download: Option<u64>,
+    /// Make at most this many requests a second
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit_requests: Option<u64>,
+    /// Keep no local copies of metadata that comes from far away
+    #[arg(long, global = true)]
+    pub(crate) no_cache: bool,
+    /// Accept the key of an SSH server that is not known yet, and remember it; a changed key is refused all the same
+    #[arg(long, global = true)]
+    pub(crate) accept_new_host_key: bool,
     /// Write what happens inside to standard error
     #[arg(long, global = true)]
     pub(crate) trace: bool,
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    let rate = text.trim_end_matches("/s").parse::<bytesize::ByteSize>();
+    match rate.map(|rate| rate.as_u64()) {
+        Ok(0) => Err("it must be more than 0".to_owned()),
+        Ok(rate) => Ok(rate),
+        Err(_unreadable) => {
+            Err("it must be a number of bytes a second, such as 500K, 5MB or 10MiB".to_owned())
+        }
+    }
 }
 
 fn at_least_one(text: &str) -> Result<NonZeroUsize, &'static str> {

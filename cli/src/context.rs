@@ -12,9 +12,13 @@ use std::sync::Arc;
 
 use plakar_core::environment::{Environment, Timestamp};
 use plakar_core::id::SnapshotId;
-use plakar_core::plugin::{HostOptions, Registry};
+use plakar_core::plugin::{HostOptions, PluginError, Registry};
 use plakar_core::repository::{OpenError, OpenOptions, Repository};
 use plakar_core::storage::Storage;
+use plakar_core::storage::counted::{Traffic, TrafficTotals};
+use plakar_core::storage::decorate::{Decoration, decorate};
+use plakar_core::storage::limited::Limits;
+use plakar_core::storage::pace::Pace;
 use zeroize::Zeroize;
 
 use crate::args::GlobalOptions;
@@ -27,6 +31,9 @@ use crate::ui::Output;
 use crate::ui::format::{escaped, one_line};
 use crate::ui::json::ProblemEvent;
 
+/// Local copies of metadata, of all repositories that are far away.
+const METADATA_CACHE_BYTES: u64 = 2 << 30;
+
 /// The options and what they lead to.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -38,6 +45,7 @@ pub(crate) struct Context {
     pub(crate) environment: Environment,
     at: Option<OsString>,
     config: OnceCell<Config>,
+    traffic: OnceCell<Arc<Traffic>>,
 }
 
 /// Where a repository is and what is known about it.
@@ -55,6 +63,11 @@ impl Place<'_> {
         self.location.contains("://")
     }
 
+    /// Whether it is reached by other means than the file system.
+    pub(crate) fn is_far(&self) -> bool {
+        self.is_remote() && self.local_path().is_none()
+    }
+
     /// The folder of the repository, when it is one of this machine.
     pub(crate) fn local_path(&self) -> Option<PathBuf> {
         let path = self
@@ -65,8 +78,8 @@ impl Place<'_> {
         path.is_absolute().then(|| path.to_owned())
     }
 
-    /// What the connector is told, with commands run.
-    pub(crate) fn settings(&self) -> Result<SecretSettings, CommandError> {
+    /// What the configuration says to the connector, with commands run.
+    fn settings(&self) -> Result<SecretSettings, CommandError> {
         self.alias
             .map_or_else(|| Ok(BTreeMap::new()), Alias::settings)
             .map(SecretSettings)
@@ -99,6 +112,7 @@ impl Context {
             environment: Environment::system(),
             at,
             config: OnceCell::new(),
+            traffic: OnceCell::new(),
         }
     }
 
@@ -197,22 +211,53 @@ impl Context {
     /// Opens the connector of a place. Nothing is read yet.
     pub(crate) fn storage_at(&self, place: &Place<'_>) -> Result<Arc<dyn Storage>, CommandError> {
         let registry = self.registry()?;
-        let settings = place.settings()?;
+        let settings = self.settings_of(place)?;
         let opened = registry.open(&place.location, &settings, &host_options());
-        opened.map_err(|error| {
+        let storage = opened.map_err(|error| {
+            let wrong_location = matches!(error, PluginError::UnknownScheme { .. });
             let error = connector_error(&error);
             match place.alias {
                 // What the file says is wrong: say where.
-                Some(alias) if error.exit == Exit::Unavailable || error.exit == Exit::Configuration => {
-                    CommandError {
-                        exit: Exit::Configuration,
-                        ..error
-                    }
-                    .context(&format!("{}, `location`", alias.place))
+                Some(alias) if wrong_location || error.exit == Exit::Configuration => CommandError {
+                    exit: Exit::Configuration,
+                    ..error
                 }
+                .context(&format!("{}, `location`", alias.place)),
                 _ => error,
             }
-        })
+        })?;
+        let pace = Pace::new(self.environment.clone(), Some(interrupt::stopping()));
+        let (storage, traffic) = decorate(storage, self.decoration(), &pace);
+        // Of several repositories, the first is the one that the command works on.
+        let _not_first = self.traffic.set(traffic).is_err();
+        Ok(storage)
+    }
+
+    /// What the connector is told: the alias's own keys, then what the options say.
+    pub(crate) fn settings_of(&self, place: &Place<'_>) -> Result<SecretSettings, CommandError> {
+        let mut settings = place.settings()?;
+        if self.options.accept_new_host_key && place.is_far() {
+            settings
+                .0
+                .insert("accept_new_host_key".to_owned(), "true".to_owned());
+        }
+        Ok(settings)
+    }
+
+    fn decoration(&self) -> Decoration {
+        Decoration {
+            limits: Limits {
+                upload_bytes: self.options.limit_upload,
+                download_bytes: self.options.limit_download,
+                requests: self.options.limit_requests,
+            },
+            ..Decoration::default()
+        }
+    }
+
+    /// What was asked of the storage up to now, if one was opened.
+    pub(crate) fn traffic(&self) -> Option<TrafficTotals> {
+        self.traffic.get().map(|traffic| traffic.totals())
     }
 
     /// Opens the repository that is meant, asking for the passphrase where needed.
@@ -229,12 +274,12 @@ impl Context {
         if !config.encrypted {
             self.accept_unencrypted(place, secret.is_some())?;
             return self
-                .unlock(storage, None)
+                .unlock(storage, place, None)
                 .map_err(|error| open_error(place, &error));
         }
         match secret.or_else(|| Secret::from_variable("PLAKAR_PASSPHRASE")) {
             Some(secret) => self
-                .unlock(storage, Some(&secret))
+                .unlock(storage, place, Some(&secret))
                 .map_err(|error| open_error(place, &error)),
             None => self.unlock_by_asking(&storage, place),
         }
@@ -275,7 +320,7 @@ impl Context {
         let mut tries = 1;
         loop {
             let secret = passphrase::ask("repository passphrase:")?;
-            match self.unlock(Arc::clone(storage), Some(&secret)) {
+            match self.unlock(Arc::clone(storage), place, Some(&secret)) {
                 Err(OpenError::WrongPassphrase { .. }) if tries < passphrase::TRIES => {
                     tries += 1;
                     passphrase::tell("wrong passphrase, try again");
@@ -285,10 +330,17 @@ impl Context {
         }
     }
 
-    fn unlock(&self, storage: Arc<dyn Storage>, secret: Option<&Secret>) -> Result<Repository, OpenError> {
+    fn unlock(
+        &self,
+        storage: Arc<dyn Storage>,
+        place: &Place<'_>,
+        secret: Option<&Secret>,
+    ) -> Result<Repository, OpenError> {
         let passphrase = secret.map(Secret::passphrase);
         let options = OpenOptions {
             cache_directory: self.cache_folder(),
+            metadata_cache_bytes: (place.is_far() && !self.options.no_cache).then_some(METADATA_CACHE_BYTES),
+            read_ahead: place.is_far(),
         };
         Repository::open(storage, passphrase.as_ref(), options, self.environment.clone())
     }

@@ -105,20 +105,30 @@ fn start(output: &Arc<Output>, cli: Cli, repository: Option<OsString>) -> Result
         ));
     }
     let context = Context::new(Arc::clone(output), cli.options, repository);
-    match cli.command {
-        Verb::Version(verb) => verb.run(&context),
-        Verb::Create(verb) => verb.run(&context),
-        Verb::Backup(verb) => verb.run(&context),
-        Verb::Ls(verb) => verb.run(&context),
-        Verb::Check(verb) => verb.run(&context),
-        Verb::Restore(verb) => verb.run(&context),
-        Verb::Cat(verb) => verb.run(&context),
-        Verb::Info(verb) => verb.run(&context),
-        Verb::Passphrase(verb) => verb.run(&context),
-        Verb::Store(verb) => verb.run(&context),
-        Verb::Connector(verb) => verb.run(&context),
-        Verb::Completions(verb) => verb.run(&context),
-        Verb::Man(verb) => verb.run(&context),
+    let result = run(cli.command, &context);
+    if output.verbosity().json
+        && let Some(totals) = context.traffic()
+    {
+        output.write_event(&ui::json::traffic(&totals));
+    }
+    result
+}
+
+fn run(verb: Verb, context: &Context) -> Result<Exit, CommandError> {
+    match verb {
+        Verb::Version(verb) => verb.run(context),
+        Verb::Create(verb) => verb.run(context),
+        Verb::Backup(verb) => verb.run(context),
+        Verb::Ls(verb) => verb.run(context),
+        Verb::Check(verb) => verb.run(context),
+        Verb::Restore(verb) => verb.run(context),
+        Verb::Cat(verb) => verb.run(context),
+        Verb::Info(verb) => verb.run(context),
+        Verb::Passphrase(verb) => verb.run(context),
+        Verb::Store(verb) => verb.run(context),
+        Verb::Connector(verb) => verb.run(context),
+        Verb::Completions(verb) => verb.run(context),
+        Verb::Man(verb) => verb.run(context),
     }
 }
 

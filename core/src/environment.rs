@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A point in time: seconds since 1970-01-01T00:00:00Z and nanoseconds within the second (0 to 999,999,999).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -19,6 +19,10 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
     /// Nanoseconds from an arbitrary start; never goes back.
     fn monotonic_nanoseconds(&self) -> u64;
+    /// Waits.
+    fn sleep(&self, duration: Duration) {
+        std::thread::sleep(duration);
+    }
 }
 
 /// Gives unpredictable bytes.

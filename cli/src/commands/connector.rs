@@ -197,7 +197,7 @@ impl CheckArgs {
     fn run(&self, context: &Context) -> Result<Exit, CommandError> {
         let place = context.place_of(OsStr::new(&self.location))?;
         let registry = context.registry()?;
-        let settings = place.settings()?;
+        let settings = context.settings_of(&place)?;
         let report = plugin::check(&registry, &place.location, &settings, &host_options());
         drop(settings);
         let report = report.map_err(|error| connector_error(&error))?;

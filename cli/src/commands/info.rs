@@ -10,7 +10,7 @@ use crate::context::{Context, shown_location};
 use crate::engine_errors::{no_such_path, read_error};
 use crate::error::{CommandError, Exit};
 use crate::selection::Target;
-use crate::ui::format::{duration, escaped, mode, one_line, size, time};
+use crate::ui::format::{count, duration, escaped, mode, one_line, size, time};
 use crate::ui::json::{self, PathText, ProblemEvent};
 
 /// Show the settings and sizes of the repository, or what is known about a snapshot
@@ -94,6 +94,12 @@ fn about_repository(context: &Context, repository: &Repository) -> Result<Exit, 
         "stored_bytes": statistics.stored_bytes,
         "ratio": ratio,
     });
+    let traffic = context.traffic().unwrap_or_default();
+    let requests = format!(
+        "{} for this, {} received",
+        count(traffic.requests(), "request"),
+        size(traffic.received_bytes)
+    );
     let encryption = if config.encrypted { "passphrase" } else { "none" };
     let text = listing(&[
         ("Repository", config.repository_id.to_string()),
@@ -109,6 +115,7 @@ fn about_repository(context: &Context, repository: &Repository) -> Result<Exit, 
         ("Unique size", both(statistics.unique_bytes)),
         ("Stored size", both(statistics.stored_bytes)),
         ("Ratio", format!("{ratio:.2}")),
+        ("Storage", requests),
     ]);
     context.output.conclude(&event, text);
     Ok(Exit::Done)

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use plakar_core::environment::Timestamp;
 use plakar_core::id::SnapshotId;
 use plakar_core::repository::Snapshot;
+use plakar_core::storage::counted::TrafficTotals;
 
 use super::format::{hex, precise_time};
 use crate::error::CommandError;
@@ -25,6 +26,23 @@ impl<'a> PathText<'a> {
     pub(crate) fn exact(bytes: &'a [u8]) -> Option<String> {
         std::str::from_utf8(bytes).is_err().then(|| hex(bytes))
     }
+}
+
+/// What was asked of the storage; the last event of a command that reached one.
+pub(crate) fn traffic(totals: &TrafficTotals) -> Value {
+    json!({
+        "event": "storage",
+        "requests": totals.requests(),
+        "lists": totals.lists,
+        "stats": totals.stats,
+        "reads": totals.gets,
+        "writes": totals.puts,
+        "deletes": totals.deletes,
+        "failed": totals.failed,
+        "retries": totals.retries,
+        "sent_bytes": totals.sent_bytes,
+        "received_bytes": totals.received_bytes,
+    })
 }
 
 /// One finished entry.

@@ -217,6 +217,8 @@ impl Failure {
 const QUEUED_BATCHES: usize = 4;
 /// Finished packs waiting for a storer: none, because each would be held in memory; whoever finishes one hands it over.
 const QUEUED_PACKS: usize = 0;
+/// Packs stored at once; each is held in memory.
+const MOST_STORING_THREADS: u32 = 4;
 /// Decompressed metadata of the parent snapshot that the scanner keeps, in bytes.
 const PARENT_CACHE_BYTES: usize = 8 << 20;
 
@@ -479,10 +481,7 @@ fn run(
     let (chunk_in, chunk_out) = bounded::<ChunkJob>(worker_count);
     let (pack_in, pack_out) = bounded::<Pack>(QUEUED_PACKS);
     let built = std::thread::scope(|scope| {
-        for _ in 0..usize::try_from(repository.storage().capabilities().concurrency)
-            .unwrap_or(1)
-            .clamp(1, 2)
-        {
+        for _ in 0..storing_threads(repository) {
             let (pack_out, failure) = (pack_out.clone(), &failure);
             scope.spawn(move || store_packs(store, &pack_out, failure));
         }
@@ -529,6 +528,12 @@ fn run(
         return Err(BackupError::Cancelled);
     }
     built
+}
+
+/// How many packs are stored at once: half of what the storage likes, because the index and the next run want some too.
+fn storing_threads(repository: &Repository) -> u32 {
+    let concurrency = repository.storage().capabilities().concurrency;
+    (concurrency / 2).clamp(1, MOST_STORING_THREADS)
 }
 
 /// Stores packs until no more come. After a failure it goes on taking them, so that nobody waits for ever.

@@ -137,6 +137,8 @@ pub fn check(
     options: CheckOptions,
     job: Job<'_>,
 ) -> Result<CheckReport, CheckError> {
+    // What is checked is what is stored, not what is kept of it here.
+    let repository = &repository.without_cache();
     let whole = options.targets.is_empty();
     let workers = if options.workers == 0 {
         crate::parallelism()

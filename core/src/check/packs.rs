@@ -23,6 +23,9 @@ use super::{CheckError, Findings};
 /// Decompressed metadata kept while the needed frames are collected, in bytes.
 const WALK_CACHE_BYTES: usize = 8 << 20;
 
+/// Packs that are read at once from a storage that is far away; each is held in memory.
+const READING_THREADS: usize = 4;
+
 /// Which packs to read, and which frames of them.
 #[derive(Debug, Default)]
 pub(super) struct PackPlan {
@@ -192,6 +195,12 @@ pub(super) fn verify_packs(
     findings: &Findings,
     job: Job<'_>,
 ) -> Result<u64, CheckError> {
+    // While one waits for a storage that is far away, another computes.
+    let workers = if repository.reads_ahead() {
+        workers.max(READING_THREADS)
+    } else {
+        workers
+    };
     let next = AtomicUsize::new(0);
     let bytes = AtomicU64::new(0);
     let failure: Mutex<Option<ReadError>> = Mutex::new(None);

@@ -40,6 +40,7 @@ pub struct Keys {
     config: [u8; 32],
     chunker: [u8; 32],
     node: [u8; 32],
+    cache: [u8; 32],
     #[zeroize(skip)]
     repository_id: RepositoryId,
 }
@@ -64,6 +65,7 @@ impl Keys {
             config: derive("plakar format 1: config"),
             chunker: derive("plakar format 1: chunker"),
             node: derive("plakar format 1: tree node boundary"),
+            cache: derive("plakar: local metadata cache"),
             repository_id,
         }
     }
@@ -77,6 +79,11 @@ impl Keys {
     pub fn blob_id(&self, plain: &[u8]) -> BlobId {
         let hash = blake3::keyed_hash(&self.blob_id, plain);
         BlobId(hash.as_bytes().first_chunk().copied().unwrap_or_default())
+    }
+
+    /// The key of the local copies of metadata. No part of the format: a cache that is lost is filled again.
+    pub(crate) fn cache_key(&self) -> [u8; 32] {
+        self.cache
     }
 
     /// The tag of the `config` object.

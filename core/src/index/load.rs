@@ -12,6 +12,7 @@ use crate::format::object::{Mode, ObjectKind, read_sealed_header};
 use crate::format::pack::TAG_BYTES;
 use crate::id::SegmentId;
 use crate::read_error::{DamageContext, ReadError};
+use crate::storage::cache::MetadataCache;
 use crate::storage::{ObjectInfo, Storage, list_all};
 
 use super::segment::Segment;
@@ -34,7 +35,12 @@ pub(super) fn segment_key(id: SegmentId) -> String {
 
 impl Index {
     /// Loads all segments in use. Unreadable ones are returned, not fatal.
-    pub fn load(&self, storage: &dyn Storage, keys: &Keys) -> Result<Vec<SegmentProblem>, ReadError> {
+    pub fn load(
+        &self,
+        storage: &dyn Storage,
+        keys: &Keys,
+        cache: Option<&MetadataCache>,
+    ) -> Result<Vec<SegmentProblem>, ReadError> {
         let mut objects = Vec::new();
         list_all(storage, "index/", |object| objects.push(object)).map_err(ReadError::Storage)?;
         objects.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.key.cmp(&b.key)));
@@ -59,7 +65,13 @@ impl Index {
             if superseded || known.contains(&id) {
                 continue;
             }
-            match self.load_one(storage, keys, id, &object) {
+            let mut loaded = self.load_one((storage, cache), keys, id, &object);
+            if let (Err(ReadError::Damaged { .. }), Some(cache)) = (&loaded, cache) {
+                // It may be the local copy that is wrong.
+                forget(cache, &object);
+                loaded = self.load_one((storage, None), keys, id, &object);
+            }
+            match loaded {
                 Ok(()) => {}
                 Err(error) if error.is_damage() => problems.push(SegmentProblem {
                     key: object.key,
@@ -73,12 +85,12 @@ impl Index {
 
     fn load_one(
         &self,
-        storage: &dyn Storage,
+        (storage, cache): (&dyn Storage, Option<&MetadataCache>),
         keys: &Keys,
         id: SegmentId,
         object: &ObjectInfo,
     ) -> Result<(), ReadError> {
-        let mut source = Sequential::new(storage, object);
+        let mut source = Sequential::new(storage, cache, object);
         let (head, entries) = read_head(&mut source, keys, self.mode)?;
         let mut table = TableBuilder::new(entries, self.cache_directory.as_deref())?;
         read_blocks(&mut source, entries, head.packs.len(), |rows| table.append(rows))?;
@@ -102,7 +114,7 @@ pub fn verify_segment(
         .strip_prefix("index/")
         .and_then(|name| name.parse().ok());
     let id = id.ok_or_else(|| ReadError::damaged(&object.key, "it is not the name of an index segment"))?;
-    let mut source = Sequential::new(storage, object);
+    let mut source = Sequential::new(storage, None, object);
     let (head, entries) = read_head(&mut source, keys, mode)?;
     read_blocks(&mut source, entries, head.packs.len(), |_| Ok(()))?;
     source.finish(id)
@@ -193,6 +205,7 @@ fn read_blocks(
 /// Reads an object from front to end in bounded pieces and hashes it on the way.
 struct Sequential<'a> {
     storage: &'a dyn Storage,
+    cache: Option<&'a MetadataCache>,
     object: &'a ObjectInfo,
     fetched: u64,
     taken: u64,
@@ -204,10 +217,38 @@ struct Sequential<'a> {
 
 const PIECE_BYTES: u64 = 4 << 20;
 
+/// Where the pieces of an object begin, and their lengths.
+fn pieces(size_bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+    (0..size_bytes.div_ceil(PIECE_BYTES)).map(move |number| {
+        let offset = number * PIECE_BYTES;
+        (offset, PIECE_BYTES.min(size_bytes - offset))
+    })
+}
+
+fn forget(cache: &MetadataCache, object: &ObjectInfo) {
+    for (offset, length) in pieces(object.size_bytes) {
+        cache.forget(&object.key, offset, length);
+    }
+}
+
+/// Keeps a local copy of a segment that was just written.
+pub(super) fn keep_copy(cache: &MetadataCache, key: &str, bytes: &[u8]) {
+    for (offset, length) in pieces(bytes.len() as u64) {
+        let range = usize::try_from(offset)
+            .ok()
+            .zip(usize::try_from(length).ok())
+            .and_then(|(offset, length)| bytes.get(offset..offset + length));
+        if let Some(piece) = range {
+            cache.store(key, offset, length, piece);
+        }
+    }
+}
+
 impl<'a> Sequential<'a> {
-    fn new(storage: &'a dyn Storage, object: &'a ObjectInfo) -> Self {
+    fn new(storage: &'a dyn Storage, cache: Option<&'a MetadataCache>, object: &'a ObjectInfo) -> Self {
         Self {
             storage,
+            cache,
             object,
             fetched: 0,
             taken: 0,
@@ -235,14 +276,7 @@ impl<'a> Sequential<'a> {
             return Err(ReadError::damaged(&self.object.key, "it is too short"));
         }
         while self.buffer.len() - self.start < length {
-            let missing = (length - (self.buffer.len() - self.start)) as u64;
-            let piece = missing
-                .max(PIECE_BYTES)
-                .min(self.object.size_bytes - self.fetched);
-            let bytes = self
-                .storage
-                .get(&self.object.key, self.fetched, piece)
-                .map_err(|error| ReadError::required(&self.object.key, error))?;
+            let bytes = self.piece(PIECE_BYTES.min(self.object.size_bytes - self.fetched))?;
             if bytes.is_empty() {
                 return Err(ReadError::damaged(
                     &self.object.key,
@@ -263,6 +297,21 @@ impl<'a> Sequential<'a> {
         self.start += length;
         self.taken += length as u64;
         Ok(taken)
+    }
+
+    /// The next piece. Pieces begin at multiples of their size, so that they are found again among the local copies.
+    fn piece(&self, length: u64) -> Result<Vec<u8>, ReadError> {
+        let (key, offset) = (&self.object.key, self.fetched);
+        if let Some(bytes) = self.cache.and_then(|cache| cache.load(key, offset, length)) {
+            return Ok(bytes);
+        }
+        let bytes = self.storage.get(key, offset, length);
+        let bytes = bytes.map_err(|error| ReadError::required(key, error))?;
+        // Kept before all of it is verified; when it turns out to be wrong, the pieces are forgotten.
+        if let Some(cache) = self.cache.filter(|_| bytes.len() as u64 == length) {
+            cache.store(key, offset, length, &bytes);
+        }
+        Ok(bytes)
     }
 
     /// Checks that all was read and that the bytes are those that the name promises.

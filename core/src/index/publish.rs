@@ -12,9 +12,10 @@ use crate::format::object::{ObjectKind, Prelude, SALT_BYTES, sealed_header};
 use crate::format::pack::TAG_BYTES;
 use crate::id::{PackId, SegmentId, SessionId};
 use crate::read_error::ReadError;
+use crate::storage::cache::MetadataCache;
 use crate::storage::{PutMode, PutOptions, Storage, StorageError, StorageErrorKind};
 
-use super::load::segment_key;
+use super::load::{keep_copy, segment_key};
 use super::segment::Segment;
 use super::table::TableBuilder;
 use super::{Index, Pending, lock};
@@ -33,6 +34,8 @@ pub struct Publisher<'a> {
     pub environment: &'a Environment,
     /// The session that publishes.
     pub session: SessionId,
+    /// Where a local copy is kept.
+    pub cache: Option<&'a MetadataCache>,
 }
 
 impl Index {
@@ -64,11 +67,16 @@ impl Index {
             durable: true,
             blake3: id.0,
         };
+        let (key, object) = (segment_key(id), Arc::new(object));
         publisher
             .storage
-            .put(&segment_key(id), Arc::new(object), options)
+            .put(&key, Arc::clone(&object), options)
             .or_else(already_there)
             .map_err(ReadError::Storage)?;
+        if let Some(cache) = publisher.cache {
+            keep_copy(cache, &key, &object);
+        }
+        drop(object);
         self.replace(&olds, id, packs, &entries)?;
         lock(&self.superseded).extend(superseded);
         for blob in &pending.ids {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::format::object::ObjectKind;
+use crate::format::pack::ContentsFrame;
 use crate::id::SessionId;
 use crate::index::Publisher;
 use crate::progress::Counters;
@@ -56,16 +58,18 @@ impl<'a> Store<'a> {
             durable: true,
             blake3: info.id.0,
         };
-        let put = self
-            .repository
-            .storage()
-            .put(&pack_key(info.id), Arc::new(object), options);
+        let (key, object) = (pack_key(info.id), Arc::new(object));
+        let put = self.repository.storage().put(&key, Arc::clone(&object), options);
         match put {
             Ok(()) => {}
             // The name is the hash of the bytes: an earlier try that seemed to fail had arrived.
             Err(error) if error.kind == StorageErrorKind::AlreadyExists => {}
             Err(error) => return Err(ReadError::Storage(error)),
         }
+        if info.kind == ObjectKind::TreePack {
+            self.keep_copies(&key, &frames, &object);
+        }
+        drop(object);
         self.count(info.size_bytes);
         let index = self.repository.index();
         index.record(info, &frames);
@@ -77,6 +81,19 @@ impl<'a> Store<'a> {
         }
     }
 
+    /// Keeps local copies of metadata, which the next backup will read.
+    fn keep_copies(&self, key: &str, frames: &[ContentsFrame], object: &[u8]) {
+        let Some(cache) = self.repository.cache() else {
+            return;
+        };
+        for frame in frames {
+            let (offset, length) = (frame.offset as usize, frame.length as usize);
+            if let Some(bytes) = object.get(offset..offset + length) {
+                cache.store(key, offset as u64, length as u64, bytes);
+            }
+        }
+    }
+
     /// Publishes what is recorded; `last` merges small segments.
     pub fn publish(&self, last: bool) -> Result<(), ReadError> {
         let publisher = Publisher {
@@ -84,6 +101,7 @@ impl<'a> Store<'a> {
             keys: self.repository.keys(),
             environment: self.repository.environment(),
             session: self.session,
+            cache: self.repository.cache(),
         };
         if let Some(bytes) = self.repository.index().publish(publisher, last)? {
             self.count(bytes);

@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crossbeam_channel::Sender;
+
 use crate::crypto::keys::Keys;
 use crate::format::index_segment::PackInfo;
-use crate::format::object::{Mode, Prelude};
+use crate::format::object::{Mode, ObjectKind, Prelude};
 use crate::format::pack::{Codec, split_frame};
 use crate::id::{BlobId, PackId};
 use crate::index::Place;
@@ -14,6 +16,7 @@ use crate::read_error::{DamageContext, ReadError};
 
 use super::Repository;
 use super::packs::pack_key;
+use super::read_ahead::{Fetch, ReadAhead};
 
 /// The verified plain bytes of a blob.
 #[derive(Debug, Clone)]
@@ -100,6 +103,7 @@ pub struct BlobReader<'a> {
     frames: VecDeque<(PackId, u32, Arc<Vec<u8>>)>,
     cached_bytes: usize,
     capacity_bytes: usize,
+    ahead: Option<ReadAhead>,
 }
 
 impl<'a> BlobReader<'a> {
@@ -111,6 +115,26 @@ impl<'a> BlobReader<'a> {
             frames: VecDeque::new(),
             cached_bytes: 0,
             capacity_bytes,
+            ahead: None,
+        }
+    }
+
+    /// The same, with threads that fetch what [`BlobReader::expect`] is told.
+    pub(crate) fn with_read_ahead(
+        repository: &'a Repository,
+        capacity_bytes: usize,
+        fetches: Option<&Sender<Fetch>>,
+    ) -> Self {
+        Self {
+            ahead: fetches.cloned().map(ReadAhead::new),
+            ..Self::new(repository, capacity_bytes)
+        }
+    }
+
+    /// Notes which blobs will be read next, in order, so that they can be fetched meanwhile.
+    pub(crate) fn expect<'i>(&mut self, ids: impl Iterator<Item = &'i BlobId>) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.expect(self.repository, ids);
         }
     }
 
@@ -150,6 +174,23 @@ impl<'a> BlobReader<'a> {
         Ok(Blob { frame, range })
     }
 
+    fn fetch(&mut self, place: &Place) -> Result<Vec<u8>, ReadError> {
+        let key = pack_key(place.pack.id);
+        let (repository, decoder) = (self.repository, &mut self.decoder);
+        let mut open = |mut sealed: Vec<u8>| {
+            let mut raw = Vec::new();
+            decoder.decode(&place.pack, place.frame_offset, &mut sealed, &mut raw)?;
+            Ok(raw)
+        };
+        let (offset, length) = (u64::from(place.frame_offset), u64::from(place.frame_length));
+        if place.pack.kind == ObjectKind::TreePack {
+            return repository.read_metadata(&key, offset, length, &mut open);
+        }
+        let ahead = self.ahead.as_mut().and_then(|ahead| ahead.take(place));
+        let sealed = ahead.unwrap_or_else(|| repository.storage().get(&key, offset, length));
+        open(sealed.map_err(|error| ReadError::required(&key, error))?)
+    }
+
     fn frame(&mut self, place: &Place) -> Result<Arc<Vec<u8>>, ReadError> {
         let (id, offset) = (place.pack.id, place.frame_offset);
         let cached = self
@@ -160,15 +201,7 @@ impl<'a> BlobReader<'a> {
             self.frames.push_back((id, offset, Arc::clone(&frame)));
             return Ok(frame);
         }
-        let key = pack_key(id);
-        let mut sealed = self
-            .repository
-            .storage()
-            .get(&key, offset.into(), place.frame_length.into())
-            .map_err(|error| ReadError::required(&key, error))?;
-        let mut raw = Vec::new();
-        self.decoder.decode(&place.pack, offset, &mut sealed, &mut raw)?;
-        let frame = Arc::new(raw);
+        let frame = Arc::new(self.fetch(place)?);
         self.cached_bytes += frame.len();
         self.frames.push_back((id, offset, Arc::clone(&frame)));
         while self.cached_bytes > self.capacity_bytes && self.frames.len() > 1 {

@@ -2,8 +2,11 @@
 
 mod blobs;
 mod create;
+mod fan_out;
+mod metadata;
 mod open;
 mod packs;
+mod read_ahead;
 mod slots;
 mod snapshots;
 mod tree;
@@ -18,6 +21,7 @@ use crate::id::{BlobId, SlotId};
 use crate::index::{Index, Place, SegmentProblem};
 use crate::read_error::ReadError;
 use crate::storage::Storage;
+use crate::storage::cache::MetadataCache;
 
 pub use crate::format::config::{ChunkerSettings, Compression};
 pub use crate::format::snapshot::{Snapshot, Summary};
@@ -27,6 +31,7 @@ pub use create::{CreateError, CreateOptions};
 pub use open::OpenError;
 pub(crate) use packs::open_contents;
 pub use packs::{OpenedPack, pack_id_of, pack_key, read_pack_contents};
+pub(crate) use read_ahead::{Fetch, serve};
 pub use slots::{SlotError, SlotInfo};
 pub use snapshots::snapshot_key;
 pub(crate) use snapshots::snapshot_of_key;
@@ -37,6 +42,10 @@ pub use tree::{EntryCursor, ReadFileError, is_below, split_path};
 pub struct OpenOptions {
     /// Where large index tables may be kept while the repository is open; without it they are kept in memory.
     pub cache_directory: Option<PathBuf>,
+    /// Whether metadata that was read is kept there for the next time, up to about this many bytes. For storages that are far away.
+    pub metadata_cache_bytes: Option<u64>,
+    /// Whether reads are made ahead and in parallel, because each takes long. For storages that are far away.
+    pub read_ahead: bool,
 }
 
 /// Numbers about a repository.
@@ -62,6 +71,8 @@ pub struct Statistics {
 #[derive(Debug, Clone)]
 pub struct Repository {
     inner: Arc<Inner>,
+    /// Whether this handle may read metadata from the local copies.
+    cached: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +82,8 @@ struct Inner {
     keys: Keys,
     index: Index,
     index_problems: Vec<SegmentProblem>,
+    cache: Option<MetadataCache>,
+    read_ahead: bool,
     environment: Environment,
     slot: Option<SlotId>,
     adoption: Mutex<bool>,
@@ -130,7 +143,8 @@ impl Repository {
             if *adopted {
                 return self.index().find(id);
             }
-            self.index().load(self.storage().as_ref(), self.keys())?;
+            self.index()
+                .load(self.storage().as_ref(), self.keys(), self.cache())?;
             if self.index().find(id)?.is_none() {
                 let packs = self.unindexed_packs()?;
                 self.index().adopt(packs)?;

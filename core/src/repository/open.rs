@@ -11,6 +11,7 @@ use crate::format::config::{Config, ConfigTag, MAX_CONFIG_BYTES};
 use crate::id::SlotId;
 use crate::index::Index;
 use crate::read_error::ReadError;
+use crate::storage::cache::MetadataCache;
 use crate::storage::{Storage, StorageError, StorageErrorKind};
 
 use super::{Inner, OpenOptions, Repository, slots};
@@ -115,9 +116,10 @@ impl Repository {
                 why: "it was not written with this repository's key".to_owned(),
             });
         }
+        let cache = metadata_cache(&options, &keys);
         let index = Index::empty(config.mode(), options.cache_directory);
         let index_problems = index
-            .load(storage.as_ref(), &keys)
+            .load(storage.as_ref(), &keys, cache.as_ref())
             .map_err(|error| OpenError::from_read(&location, error))?;
         for problem in &index_problems {
             tracing::warn!(
@@ -132,6 +134,8 @@ impl Repository {
             keys,
             index,
             index_problems,
+            cache,
+            read_ahead: options.read_ahead,
             environment,
             slot,
             adoption: Mutex::new(false),
@@ -139,8 +143,16 @@ impl Repository {
         };
         Ok(Self {
             inner: Arc::new(inner),
+            cached: true,
         })
     }
+}
+
+/// The local copies of all repositories lie in one folder and share its limit; their keys tell them apart.
+fn metadata_cache(options: &OpenOptions, keys: &Keys) -> Option<MetadataCache> {
+    let folder = options.cache_directory.as_ref()?.join("metadata");
+    let limit_bytes = options.metadata_cache_bytes?;
+    Some(MetadataCache::new(folder, keys.cache_key(), limit_bytes))
 }
 
 fn unlock(

@@ -12,6 +12,7 @@ use crate::read_error::{DamageContext, ReadError};
 use crate::storage::{PutMode, PutOptions, StorageError, StorageErrorKind, list_all};
 
 use super::Repository;
+use super::fan_out::fan_out;
 
 /// Key of one commit of a snapshot.
 pub fn snapshot_key(id: SnapshotId, session: SessionId) -> String {
@@ -58,8 +59,15 @@ impl Repository {
     pub fn snapshots(&self) -> Result<(Vec<Snapshot>, Unreadable), ReadError> {
         let mut snapshots = Vec::new();
         let mut unreadable = Vec::new();
-        for (id, keys) in self.commits("snapshots/")? {
-            match self.read_any(id, &keys) {
+        let commits: Vec<_> = self.commits("snapshots/")?.into_iter().collect();
+        let threads = if self.reads_ahead() {
+            self.storage().capabilities().concurrency as usize
+        } else {
+            1
+        };
+        let read = fan_out(&commits, threads, |(id, keys)| self.read_any(*id, keys));
+        for ((id, _), snapshot) in commits.into_iter().zip(read) {
+            match snapshot {
                 Ok(snapshot) => snapshots.push(snapshot),
                 Err(error) if error.is_damage() => unreadable.push((id, error)),
                 Err(error) => return Err(error),
@@ -83,11 +91,12 @@ impl Repository {
 
     /// Reads one commit.
     pub(crate) fn read_header(&self, key: &str, id: SnapshotId) -> Result<Snapshot, ReadError> {
-        let object = self
-            .storage()
-            .get(key, 0, MAX_SNAPSHOT_BYTES as u64 + 1)
-            .map_err(|error| ReadError::required(key, error))?;
-        let mut reader = Reader::new(&object);
+        let length = MAX_SNAPSHOT_BYTES as u64 + 1;
+        self.read_metadata(key, 0, length, &mut |object| self.open_header(key, id, &object))
+    }
+
+    fn open_header(&self, key: &str, id: SnapshotId, object: &[u8]) -> Result<Snapshot, ReadError> {
+        let mut reader = Reader::new(object);
         let (prelude, salt) = read_sealed_header(&mut reader, ObjectKind::Snapshot).damage(key)?;
         if prelude.mode != self.config().mode() || object.len() > MAX_SNAPSHOT_BYTES {
             return Err(ReadError::damaged(

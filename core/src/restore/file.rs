@@ -12,6 +12,7 @@ use crate::progress::{Counters, Item, ItemState};
 use crate::read_error::ReadError;
 use crate::repository::BlobReader;
 
+use super::large::fill_large;
 use super::target::{clear_name, is_fatal};
 use super::worker::FileWork;
 use super::{Overwrite, RestoreError, Shared};
@@ -37,7 +38,7 @@ impl From<ReadError> for FileError {
     }
 }
 
-fn target(what: &'static str) -> impl FnOnce(Errno) -> FileError {
+pub(super) fn target(what: &'static str) -> impl FnOnce(Errno) -> FileError {
     move |error| FileError::Target(what, error)
 }
 
@@ -265,46 +266,13 @@ fn fill(
             return write_all(file, bytes, 0).map_err(target("cannot write"));
         }
         Content::List { depth: 0, items } => items,
-        Content::List { .. } => return fill_large(shared, entry, file, reader, lists),
+        Content::List { .. } => return fill_large(shared, entry, file, lists),
     };
     let end = write_items(shared, file, items, 0, reader)?;
     if items.last().is_some_and(|item| item.blob.is_none()) {
         ftruncate(file, end).map_err(target("cannot set the size"))?;
     }
     Ok(())
-}
-
-/// A file with a content list of several levels, in one thread: its stretches are visited in order.
-fn fill_large(
-    shared: &Shared<'_>,
-    entry: &Entry,
-    file: &OwnedFd,
-    reader: &mut BlobReader<'_>,
-    lists: &mut BlobReader<'_>,
-) -> Result<(), FileError> {
-    let mut offset = 0;
-    let mut failure = None;
-    let walked = lists.for_each_item(&entry.content, &mut |item| match write_items(
-        shared,
-        file,
-        &[item],
-        offset,
-        reader,
-    ) {
-        Ok(end) => {
-            offset = end;
-            Ok(())
-        }
-        Err(error) => {
-            failure = Some(error);
-            Err(ReadError::damaged("the file", "writing stopped"))
-        }
-    });
-    match (failure, walked) {
-        (Some(error), _) => Err(error),
-        (None, Err(error)) => Err(FileError::Read(error)),
-        (None, Ok(())) => ftruncate(file, entry.size_bytes).map_err(target("cannot set the size")),
-    }
 }
 
 /// Writes stretches from `offset` on; returns where they end.

@@ -4,22 +4,23 @@
 
 mod attributes;
 mod file;
+mod large;
 mod target;
 mod walk;
 mod worker;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded, unbounded};
 
 use crate::format::snapshot::Snapshot;
 use crate::format::tree::{Entry, EntryKind};
 use crate::progress::{Item, Job, Phase, Problem};
 use crate::read_error::ReadError;
-use crate::repository::{Repository, split_path};
+use crate::repository::{Fetch, Repository, serve, split_path};
 
 use attributes::Attributes;
 use target::Target;
@@ -127,6 +128,8 @@ pub enum RestoreError {
     Cancelled,
 }
 
+/// Requests for data at once, when the storage is far away.
+const MOST_FETCHING_THREADS: u32 = 8;
 /// Batches between walker and workers.
 const QUEUED_BATCHES: usize = 2;
 
@@ -145,6 +148,10 @@ pub(super) struct Shared<'a> {
     problems: AtomicU64,
     damage: AtomicU64,
     failed_links: Mutex<Vec<(u64, u64)>>,
+    /// Workers that wait for work: they may help with a large file.
+    idle: AtomicUsize,
+    /// Where reads ahead are asked for, when the storage is far away.
+    fetches: Option<Sender<Fetch>>,
 }
 
 impl Shared<'_> {
@@ -215,7 +222,8 @@ pub fn restore(
         Target::open(&options.target)?
     };
     let attributes = Attributes::new(options.permissions);
-    let shared = Shared {
+    let (fetch_in, fetch_out) = unbounded::<Fetch>();
+    let mut shared = Shared {
         repository,
         target: &target,
         attributes: &attributes,
@@ -229,6 +237,8 @@ pub fn restore(
         problems: AtomicU64::new(0),
         damage: AtomicU64::new(0),
         failed_links: Mutex::new(Vec::new()),
+        idle: AtomicUsize::new(0),
+        fetches: repository.reads_ahead().then_some(fetch_in),
     };
     let workers = if options.workers == 0 {
         crate::parallelism()
@@ -237,12 +247,23 @@ pub fn restore(
     };
     let (work_in, work_out) = bounded::<Work>(QUEUED_BATCHES);
     let links = std::thread::scope(|scope| {
-        for _ in 0..workers {
-            let (work_out, shared) = (work_out.clone(), &shared);
-            scope.spawn(move || worker::run(shared, &work_out));
+        if shared.fetches.is_some() {
+            for _ in 0..fetching_threads(repository) {
+                let fetch_out = fetch_out.clone();
+                scope.spawn(move || serve(repository.storage().as_ref(), &fetch_out));
+            }
         }
-        drop(work_out);
-        Walk::new(&shared, &options, work_in).run(&start)
+        let links = std::thread::scope(|scope| {
+            for _ in 0..workers {
+                let (work_out, shared) = (work_out.clone(), &shared);
+                scope.spawn(move || worker::run(shared, &work_out));
+            }
+            drop(work_out);
+            Walk::new(&shared, &options, work_in).run(&start)
+        });
+        // The last sender: without it the fetching threads end.
+        shared.fetches = None;
+        links
     });
     drop_failed_links(&shared, &links);
     if let Some(error) = shared.fatal.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -258,6 +279,15 @@ pub fn restore(
         problem_count: shared.problems.into_inner(),
         damage_count: shared.damage.into_inner(),
     })
+}
+
+/// How many requests for data may be under way at once.
+fn fetching_threads(repository: &Repository) -> u32 {
+    repository
+        .storage()
+        .capabilities()
+        .concurrency
+        .clamp(1, MOST_FETCHING_THREADS)
 }
 
 /// Where the names of each inode with several names were made.

@@ -3,12 +3,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Receiver;
 use rustix::fs::{AtFlags, FileType, Mode, makedev, mknodat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
-use crate::format::tree::{Entry, EntryKind};
+use crate::format::tree::{Content, Entry, EntryKind};
 use crate::progress::{Item, ItemState};
 use crate::repository::BlobReader;
 
@@ -41,9 +42,11 @@ pub(super) enum Work {
 
 /// Works until no more comes. After a failure it goes on taking work, so that the walker never waits for ever.
 pub(super) fn run(shared: &Shared<'_>, work: &Receiver<Work>) {
-    let mut reader = BlobReader::new(shared.repository, FRAME_CACHE_BYTES);
+    let mut reader = data_reader(shared);
     let mut lists = BlobReader::new(shared.repository, LIST_CACHE_BYTES);
-    for Work::Files(files) in work {
+    let mut next = None;
+    while let Some(files) = next.take().or_else(|| wait_for_work(shared, work, &mut reader)) {
+        next = next_batch(shared, work, &mut reader);
         for mut file in files {
             if !shared.stopped() {
                 one(shared, &mut file, &mut reader, &mut lists);
@@ -53,6 +56,44 @@ pub(super) fn run(shared: &Shared<'_>, work: &Receiver<Work>) {
             finish_folder(shared, file.folder);
         }
     }
+}
+
+/// A reader of file contents, which reads ahead where that helps.
+pub(super) fn data_reader<'a>(shared: &Shared<'a>) -> BlobReader<'a> {
+    BlobReader::with_read_ahead(shared.repository, FRAME_CACHE_BYTES, shared.fetches.as_ref())
+}
+
+fn wait_for_work(
+    shared: &Shared<'_>,
+    work: &Receiver<Work>,
+    reader: &mut BlobReader<'_>,
+) -> Option<Vec<FileWork>> {
+    shared.idle.fetch_add(1, Ordering::Relaxed);
+    let received = work.recv();
+    shared.idle.fetch_sub(1, Ordering::Relaxed);
+    let Work::Files(files) = received.ok()?;
+    expect_contents(&files, reader);
+    Some(files)
+}
+
+/// The batch after this one, if there is one already and the storage is far away: its data then comes while this one is written.
+fn next_batch(
+    shared: &Shared<'_>,
+    work: &Receiver<Work>,
+    reader: &mut BlobReader<'_>,
+) -> Option<Vec<FileWork>> {
+    shared.fetches.as_ref()?;
+    let Work::Files(files) = work.try_recv().ok()?;
+    expect_contents(&files, reader);
+    Some(files)
+}
+
+fn expect_contents(files: &[FileWork], reader: &mut BlobReader<'_>) {
+    let items = files.iter().flat_map(|file| match &file.entry.content {
+        Content::List { depth: 0, items } => items.as_slice(),
+        _ => &[],
+    });
+    reader.expect(items.filter_map(|item| item.blob.as_ref()));
 }
 
 fn discard_placeholder(shared: &Shared<'_>, work: &FileWork) {

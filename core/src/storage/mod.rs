@@ -2,7 +2,15 @@
 //!
 //! It does not know what a repository is, how a connector is loaded, or what the bytes mean.
 
+pub mod adaptive;
+pub mod cache;
+pub mod counted;
+pub mod decorate;
+pub mod layer;
+pub mod limited;
 pub mod memory;
+pub mod pace;
+pub mod retried;
 
 use std::sync::Arc;
 use std::time::Duration;

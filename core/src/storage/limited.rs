@@ -1,0 +1,121 @@
+//! Keeps below the rates that the user set: bytes a second out and in, calls a second.
+//!
+//! A call is begun when what was moved before has been paid for in time, so the average holds and a single object still
+//! goes at the speed of the line.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::StorageError;
+use super::layer::{Policy, Request, RequestKind};
+use super::pace::Pace;
+
+/// The rates; `None` is without limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Bytes of objects sent, a second.
+    pub upload_bytes: Option<u64>,
+    /// Bytes of objects received, a second.
+    pub download_bytes: Option<u64>,
+    /// Calls a second.
+    pub requests: Option<u64>,
+}
+
+impl Limits {
+    /// Whether there is any.
+    pub fn any(&self) -> bool {
+        self.upload_bytes.is_some() || self.download_bytes.is_some() || self.requests.is_some()
+    }
+}
+
+/// Waits before calls as the limits demand.
+#[derive(Debug)]
+pub struct Limited {
+    pace: Pace,
+    upload: Option<Rate>,
+    download: Option<Rate>,
+    requests: Option<Rate>,
+}
+
+impl Limited {
+    /// Limits by the clock of `pace`.
+    pub fn new(limits: Limits, pace: Pace) -> Self {
+        Self {
+            pace,
+            upload: limits.upload_bytes.map(Rate::new),
+            download: limits.download_bytes.map(Rate::new),
+            requests: limits.requests.map(Rate::new),
+        }
+    }
+
+    fn pay(&self, rate: Option<&Rate>, amount: u64, request: Request<'_>) -> Result<(), StorageError> {
+        let Some(rate) = rate else { return Ok(()) };
+        let begin = rate.book(amount, self.pace.now());
+        self.pace
+            .wait(begin.saturating_sub(self.pace.now()), "reach", request.subject)
+    }
+}
+
+impl Policy for Limited {
+    fn before(&self, request: Request<'_>) -> Result<(), StorageError> {
+        self.pay(self.requests.as_ref(), 1, request)?;
+        if request.sent_bytes > 0 {
+            self.pay(self.upload.as_ref(), request.sent_bytes, request)?;
+        }
+        if request.kind == RequestKind::Get {
+            self.pay(self.download.as_ref(), 0, request)?;
+        }
+        Ok(())
+    }
+
+    fn after(&self, _request: Request<'_>, outcome: Result<u64, &StorageError>) {
+        // What comes in is known only now; the next read waits for it.
+        if let (Some(download), Ok(received)) = (&self.download, outcome) {
+            download.book(received, self.pace.now());
+        }
+    }
+}
+
+/// A rate and the time up to which it is used.
+#[derive(Debug)]
+struct Rate {
+    per_second: u64,
+    booked_until: Mutex<Duration>,
+}
+
+impl Rate {
+    fn new(per_second: u64) -> Self {
+        Self {
+            per_second: per_second.max(1),
+            booked_until: Mutex::default(),
+        }
+    }
+
+    /// Books the time that `amount` takes, and returns when it begins.
+    fn book(&self, amount: u64, now: Duration) -> Duration {
+        let mut until = self.booked_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = (*until).max(now);
+        let nanoseconds = u128::from(amount) * 1_000_000_000 / u128::from(self.per_second);
+        *until = begin + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX / 4));
+        begin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_holds_on_average_and_time_not_used_is_not_saved_up() {
+        let rate = Rate::new(1000);
+        let second = Duration::from_secs;
+        assert_eq!(rate.book(2000, second(10)), second(10));
+        assert_eq!(
+            rate.book(500, second(10)),
+            second(12),
+            "it waits for those before it"
+        );
+        assert_eq!(rate.book(500, second(100)), second(100));
+        assert_eq!(rate.book(500, second(100)), Duration::from_millis(100_500));
+    }
+}

@@ -1,0 +1,180 @@
+//! Tries again what failed for a reason that may pass. It decides by the kind of an error alone; damage is no such reason.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::counted::Traffic;
+use super::pace::Pace;
+use super::{
+    Capabilities, ListPage, ObjectInfo, PutMode, PutOptions, Space, Storage, StorageError, StorageErrorKind,
+};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The longest wait that a storage may ask for.
+const LONGEST_ASKED: Duration = Duration::from_mins(5);
+
+/// How patiently calls are tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The wait after the first failure; it doubles from one to the next.
+    pub first: Duration,
+    /// The longest wait, unless the storage asks for more.
+    pub longest: Duration,
+    /// How long a call may go on failing, in all.
+    pub budget: Duration,
+    /// The same for a storage that has not yet answered at all: it may well be the wrong address.
+    pub budget_unknown: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(500),
+            longest: Duration::from_secs(30),
+            budget: Duration::from_mins(15),
+            budget_unknown: Duration::from_secs(20),
+        }
+    }
+}
+
+/// A storage whose passing failures are waited out.
+#[derive(Debug)]
+pub struct Retried {
+    inner: Arc<dyn Storage>,
+    policy: RetryPolicy,
+    pace: Pace,
+    traffic: Arc<Traffic>,
+    answered: AtomicBool,
+}
+
+/// Failures of one call up to now.
+struct Trouble {
+    since: Duration,
+    tries: u32,
+    pause: Duration,
+}
+
+impl Retried {
+    /// Tries again as `policy` says, and counts it in `traffic`.
+    pub fn new(inner: Arc<dyn Storage>, policy: RetryPolicy, pace: Pace, traffic: Arc<Traffic>) -> Self {
+        Self {
+            inner,
+            policy,
+            pace,
+            traffic,
+            answered: AtomicBool::new(false),
+        }
+    }
+
+    /// Calls until it works, fails for good, or the budget is used up. `work` is told whether it was tried before.
+    fn persist<T>(&self, mut work: impl FnMut(bool) -> Result<T, StorageError>) -> Result<T, StorageError> {
+        let mut trouble: Option<Trouble> = None;
+        loop {
+            let error = match work(trouble.is_some()) {
+                Err(error) if may_pass(error.kind) => error,
+                result => {
+                    if !matches!(&result, Err(error) if error.kind == StorageErrorKind::Cancelled) {
+                        self.answered.store(true, Ordering::Relaxed);
+                    }
+                    return result;
+                }
+            };
+            self.wait_after(error, &mut trouble)?;
+            self.traffic.retry();
+        }
+    }
+
+    fn wait_after(&self, mut error: StorageError, trouble: &mut Option<Trouble>) -> Result<(), StorageError> {
+        let now = self.pace.now();
+        let trouble = trouble.get_or_insert(Trouble {
+            since: now,
+            tries: 0,
+            pause: self.policy.first,
+        });
+        trouble.tries += 1;
+        let asked = error.retry_after.unwrap_or_default().min(LONGEST_ASKED);
+        let wait = self.pace.jittered(trouble.pause).max(asked);
+        let budget = if self.answered.load(Ordering::Relaxed) {
+            self.policy.budget
+        } else {
+            self.policy.budget_unknown
+        };
+        let failing_for = now.saturating_sub(trouble.since);
+        if failing_for + wait > budget {
+            error.message = format!("{} (given up after {} tries)", error.message, trouble.tries);
+            return Err(error);
+        }
+        // One stumble is nothing to tell; that it goes on is.
+        if trouble.tries > 2 {
+            tracing::warn!("{error}; trying again in {:.0} s", wait.as_secs_f64().ceil());
+        } else {
+            tracing::debug!("{error}; trying again in {:.1} s", wait.as_secs_f64());
+        }
+        trouble.pause = (trouble.pause * 2).min(self.policy.longest);
+        self.pace.wait(wait, error.operation, &error.subject)
+    }
+
+    /// Whether an object holds what a try that seemed to fail had sent.
+    fn arrived(&self, key: &str, length: usize, blake3: &[u8; 32]) -> Result<bool, StorageError> {
+        if self.inner.stat(key)?.size_bytes != length as u64 {
+            return Ok(false);
+        }
+        let bytes = self.inner.get(key, 0, length as u64)?;
+        Ok(blake3::hash(&bytes) == *blake3)
+    }
+}
+
+fn may_pass(kind: StorageErrorKind) -> bool {
+    matches!(kind, StorageErrorKind::Transient | StorageErrorKind::Timeout)
+}
+
+impl Storage for Retried {
+    fn location(&self) -> &str {
+        self.inner.location()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn init(&self) -> Result<(), StorageError> {
+        self.persist(|_| self.inner.init())
+    }
+
+    fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<ListPage, StorageError> {
+        self.persist(|_| self.inner.list(prefix, start_after, limit))
+    }
+
+    fn stat(&self, key: &str) -> Result<ObjectInfo, StorageError> {
+        self.persist(|_| self.inner.stat(key))
+    }
+
+    fn get(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>, StorageError> {
+        self.persist(|_| self.inner.get(key, offset, length))
+    }
+
+    fn put(&self, key: &str, bytes: Arc<Vec<u8>>, options: PutOptions) -> Result<(), StorageError> {
+        self.persist(
+            |tried_before| match self.inner.put(key, Arc::clone(&bytes), options) {
+                // The answer to an earlier try was lost, but the object had arrived.
+                Err(error)
+                    if tried_before
+                        && options.mode == PutMode::Create
+                        && error.kind == StorageErrorKind::AlreadyExists
+                        && self.arrived(key, bytes.len(), &options.blake3)? =>
+                {
+                    Ok(())
+                }
+                result => result,
+            },
+        )
+    }
+
+    fn delete(&self, key: &str) -> Result<(), StorageError> {
+        self.persist(|_| self.inner.delete(key))
+    }
+
+    fn space(&self) -> Result<Option<Space>, StorageError> {
+        self.persist(|_| self.inner.space())
+    }
+}
