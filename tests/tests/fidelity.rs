@@ -86,6 +86,30 @@ fn paths_deeper_than_the_limit_of_the_system_come_back() {
 }
 
 #[test]
+fn what_is_nested_deeper_than_could_be_restored_is_reported_by_the_backup() {
+    plakar_testkit::lab::allow_many_files();
+    let deep = std::thread::Builder::new().stack_size(256 << 20).spawn(|| {
+        let lab = Lab::with_repository();
+        let tree = Tree::new(lab.path("data/tree"));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut folder = rustix::fs::open(tree.root(), flags, Mode::empty()).unwrap();
+        for _ in 0..5100 {
+            mkdirat(&folder, "d", Mode::RWXU).unwrap();
+            folder = openat(&folder, "d", flags, Mode::empty()).unwrap();
+        }
+        tree.file("beside", "this is saved");
+        let output = lab.plakar(["backup", tree.root().to_str().unwrap()]).code(3);
+        assert!(output.stderr.contains("more than 5000 deep"), "{}", output.stderr);
+        lab.plakar(["-quiet", "check"]).ok();
+        let target = lab.path("restored");
+        lab.plakar(["-quiet", "restore", "-to", target.to_str().unwrap()])
+            .ok();
+        assert_eq!(std::fs::read(target.join("beside")).unwrap(), b"this is saved");
+    });
+    deep.unwrap().join().unwrap();
+}
+
+#[test]
 fn folders_nested_three_thousand_deep_come_back() {
     plakar_testkit::lab::allow_many_files();
     // Looking at the tree, and removing it, takes a call in a call for each level.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::format::snapshot::Snapshot;
-use crate::format::tree::{Content, Entry, Xattrs};
+use crate::format::tree::{Content, Entry, MAX_DIRECTORY_DEPTH, Xattrs};
 use crate::id::{BlobId, PackId};
 use crate::progress::{Item, ItemState, Job, Problem};
 use crate::read_error::ReadError;
@@ -16,8 +16,6 @@ const CACHE_BYTES: usize = 8 << 20;
 
 /// The same directory may stand in many places; after so many it is not walked again, so that directories made of themselves end.
 const MAX_VISITS: u32 = 4096;
-/// Nested directories accepted, as in a restore: more than any file system of today can hold a path to.
-const MAX_DEPTH: usize = 5_000;
 
 struct Level {
     cursor: EntryCursor,
@@ -202,7 +200,7 @@ impl<'a> EntryCheck<'a> {
                 .is_some_and(|verified| verified.contains(&node));
         if known {
             self.job.item(item(ItemState::Unchanged, true));
-        } else if stack.len() >= MAX_DEPTH {
+        } else if stack.len() >= MAX_DIRECTORY_DEPTH {
             mark(stack, false);
             return self.damage(
                 &path,

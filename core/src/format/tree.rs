@@ -392,6 +392,9 @@ fn read_content(value: &mut Reader<'_>) -> Result<Content, DecodeError> {
 
 /// Levels of content nodes accepted: with at least two items to a node, enough for any file.
 pub const MAX_CONTENT_DEPTH: u8 = 63;
+/// Directories inside each other that are backed up, restored and checked. No real tree comes near; each level takes an open
+/// directory, so a tree made to exhaust the reader ends here.
+pub const MAX_DIRECTORY_DEPTH: usize = 5_000;
 
 fn write_items(out: &mut Writer, items: &[ContentItem]) {
     out.varint(items.len() as u64);

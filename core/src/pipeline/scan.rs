@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags, RawDir, openat};
 use rustix::io::Errno;
 
-use crate::format::tree::{Entry, EntryKind};
+use crate::format::tree::{Entry, EntryKind, MAX_DIRECTORY_DEPTH};
 use crate::id::BlobId;
 use crate::progress::Problem;
 use crate::read_error::ReadError;
@@ -323,7 +323,11 @@ impl<'a> Scanner<'a> {
                 Some(Err(error)) => return Err(error),
             };
             if let Some(below) = self.visit(directory, name, place.2, plan, previous) {
-                stack.push(below);
+                if stack.len() < MAX_DIRECTORY_DEPTH {
+                    stack.push(below);
+                } else {
+                    self.too_deep(&below);
+                }
             }
             let full = self.files >= BATCH_FILES
                 || self.directories >= BATCH_DIRECTORIES
@@ -351,6 +355,15 @@ impl<'a> Scanner<'a> {
 
     fn problem(&mut self, path: Vec<u8>, what: &str, error: Errno) {
         let message = format!("{what}: {}", std::io::Error::from(error));
+        self.batch.push(WalkItem::Problem(Problem { path, message }));
+    }
+
+    /// A directory that was entered and that nobody could restore: it stays empty.
+    fn too_deep(&mut self, level: &Level) {
+        self.batch.push(WalkItem::Leave);
+        let message =
+            format!("what is in it is left out: directories are nested more than {MAX_DIRECTORY_DEPTH} deep");
+        let path = level.directory.path.clone();
         self.batch.push(WalkItem::Problem(Problem { path, message }));
     }
 

@@ -104,6 +104,8 @@ pub struct BlobReader<'a> {
     cached_bytes: usize,
     capacity_bytes: usize,
     ahead: Option<ReadAhead>,
+    /// The memory of a frame that was dropped: fresh memory costs more than to fill it.
+    spare: Vec<u8>,
 }
 
 impl<'a> BlobReader<'a> {
@@ -116,6 +118,7 @@ impl<'a> BlobReader<'a> {
             cached_bytes: 0,
             capacity_bytes,
             ahead: None,
+            spare: Vec::new(),
         }
     }
 
@@ -176,9 +179,9 @@ impl<'a> BlobReader<'a> {
 
     fn fetch(&mut self, place: &Place) -> Result<Vec<u8>, ReadError> {
         let key = pack_key(place.pack.id);
-        let (repository, decoder) = (self.repository, &mut self.decoder);
+        let (repository, decoder, spare) = (self.repository, &mut self.decoder, &mut self.spare);
         let mut open = |mut sealed: Vec<u8>| {
-            let mut raw = Vec::new();
+            let mut raw = std::mem::take(spare);
             decoder.decode(&place.pack, place.frame_offset, &mut sealed, &mut raw)?;
             Ok(raw)
         };
@@ -207,6 +210,8 @@ impl<'a> BlobReader<'a> {
         while self.cached_bytes > self.capacity_bytes && self.frames.len() > 1 {
             if let Some((_, _, dropped)) = self.frames.pop_front() {
                 self.cached_bytes -= dropped.len();
+                // Not while somebody still reads from it.
+                self.spare = Arc::into_inner(dropped).unwrap_or_default();
             }
         }
         Ok(frame)

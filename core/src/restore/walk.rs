@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 use rustix::fs::{AtFlags, linkat};
 use rustix::io::Errno;
 
-use crate::format::tree::{Entry, EntryKind};
+use crate::format::tree::{Entry, EntryKind, MAX_DIRECTORY_DEPTH};
 use crate::id::BlobId;
 use crate::pipeline::metadata::stat_at;
 use crate::progress::{Item, ItemState};
@@ -27,8 +27,6 @@ const BATCH_BYTES: u64 = 32 << 20;
 const BATCH_FOLDERS: usize = 96;
 /// Decompressed metadata that the walker keeps, in bytes.
 const WALK_CACHE_BYTES: usize = 8 << 20;
-/// Nested directories accepted: more than any file system of today can hold a path to.
-const MAX_DEPTH: usize = 5_000;
 
 struct Level {
     cursor: EntryCursor,
@@ -194,7 +192,7 @@ impl<'a> Walk<'a> {
         below: Vec<u8>,
         selection: Selection,
     ) {
-        if stack.len() >= MAX_DEPTH {
+        if stack.len() >= MAX_DIRECTORY_DEPTH {
             self.shared
                 .problem(&path, "directories are nested too deep".to_owned());
             return;
