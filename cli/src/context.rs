@@ -17,7 +17,7 @@ use plakar_core::repository::{OpenError, OpenOptions, Repository};
 use plakar_core::storage::Storage;
 use plakar_core::storage::counted::{Traffic, TrafficTotals};
 use plakar_core::storage::decorate::{Decoration, decorate};
-use plakar_core::storage::limited::Limits;
+use plakar_core::storage::limited::{Limits, Throttle};
 use plakar_core::storage::pace::Pace;
 use zeroize::Zeroize;
 
@@ -212,7 +212,16 @@ impl Context {
     pub(crate) fn storage_at(&self, place: &Place<'_>) -> Result<Arc<dyn Storage>, CommandError> {
         let registry = self.registry()?;
         let settings = self.settings_of(place)?;
-        let opened = registry.open(&place.location, &settings, &host_options());
+        let pace = Pace::new(self.environment.clone(), Some(interrupt::stopping()));
+        let decoration = self.decoration();
+        let options = HostOptions {
+            throttle: decoration
+                .limits
+                .any()
+                .then(|| Arc::new(Throttle::new(decoration.limits, pace.clone()))),
+            ..host_options()
+        };
+        let opened = registry.open(&place.location, &settings, &options);
         let storage = opened.map_err(|error| {
             let wrong_location = matches!(error, PluginError::UnknownScheme { .. });
             let error = connector_error(&error);
@@ -226,8 +235,7 @@ impl Context {
                 _ => error,
             }
         })?;
-        let pace = Pace::new(self.environment.clone(), Some(interrupt::stopping()));
-        let (storage, traffic) = decorate(storage, self.decoration(), &pace);
+        let (storage, traffic) = decorate(storage, decoration, &pace);
         // Of several repositories, the first is the one that the command works on.
         let _not_first = self.traffic.set(traffic).is_err();
         Ok(storage)

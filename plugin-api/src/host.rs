@@ -72,7 +72,8 @@ impl Host {
         self.services.cancelled(self.call_id())
     }
 
-    /// Reports that `bytes` more have been moved in this call.
+    /// Reports that `bytes` more have been moved in this call: that it is alive, and how fast. Where the user limits the rate it
+    /// returns only when the next bytes may move. So report steps of a megabyte or less, from where the next step is begun.
     pub fn progress(&self, bytes: u64) {
         self.services.progress(self.call_id(), bytes);
     }

@@ -104,11 +104,13 @@ impl PluginStorage {
         work: impl FnOnce(&RawConnectorBox, RawCall) -> RawResult<T> + Send + 'static,
     ) -> Result<T, StorageError> {
         let timeout_ms = u64::try_from(patience.as_millis()).unwrap_or(0);
-        let answer = self.pool.call(patience, move |connector, call| {
-            work(connector, RawCall { timeout_ms, ..call })
-                .into_result()
-                .map_err(api::Error::from)
-        });
+        let answer = self
+            .pool
+            .call(patience, operation == "write", move |connector, call| {
+                work(connector, RawCall { timeout_ms, ..call })
+                    .into_result()
+                    .map_err(api::Error::from)
+            });
         match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(api::Error {

@@ -9,6 +9,8 @@ use plakar_plugin_api::abi::{HostServices, HostServices_TO, RawHost};
 use plakar_plugin_api::abi_stable::erased_types::TD_Opaque;
 use plakar_plugin_api::abi_stable::std_types::RStr;
 
+use crate::storage::limited::Throttle;
+
 const WAITING: u8 = 0;
 const RUNNING: u8 = 1;
 const DONE: u8 = 2;
@@ -18,6 +20,8 @@ const ABANDONED: u8 = 3;
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) id: u64,
+    /// Whether it carries bytes to the storage.
+    sends: bool,
     phase: AtomicU8,
     /// When the connector last showed life, in milliseconds since `born`.
     alive_ms: AtomicU64,
@@ -94,10 +98,15 @@ pub(super) struct Calls {
     live: Mutex<HashMap<u64, Arc<Call>>>,
     cancelled: AtomicBool,
     cancelled_by_program: Option<Arc<AtomicBool>>,
+    throttle: Option<Arc<Throttle>>,
 }
 
 impl Calls {
-    pub(super) fn new(connector: String, cancelled_by_program: Option<Arc<AtomicBool>>) -> Self {
+    pub(super) fn new(
+        connector: String,
+        cancelled_by_program: Option<Arc<AtomicBool>>,
+        throttle: Option<Arc<Throttle>>,
+    ) -> Self {
         Self {
             connector,
             born: Instant::now(),
@@ -106,14 +115,16 @@ impl Calls {
             live: Mutex::default(),
             cancelled: AtomicBool::new(false),
             cancelled_by_program,
+            throttle,
         }
     }
 
     /// Registers a new call.
-    pub(super) fn start(&self) -> Arc<Call> {
+    pub(super) fn start(&self, sends: bool) -> Arc<Call> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let call = Call {
             id,
+            sends,
             phase: AtomicU8::new(WAITING),
             alive_ms: AtomicU64::new(0),
             born: Instant::now(),
@@ -199,10 +210,17 @@ impl HostServices for HostSide {
         by_program || calls.cancelled.load(Ordering::SeqCst) || given_up()
     }
 
-    fn progress(&self, call: u64, _bytes: u64) {
-        if let Some(call) = self.0.find(call) {
+    /// Here a call is held back when the user limits the rate: the connector goes on when this returns.
+    fn progress(&self, call: u64, bytes: u64) {
+        let Some(call) = self.0.find(call) else { return };
+        let alive = || {
             call.touch();
             self.0.touch();
+        };
+        alive();
+        if let Some(throttle) = &self.0.throttle {
+            throttle.moved(call.sends, bytes, alive);
+            alive();
         }
     }
 }

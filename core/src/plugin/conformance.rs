@@ -44,6 +44,10 @@ impl Target for OpenLocation {
         })
     }
 
+    fn init(&self) -> api::Result<()> {
+        self.0.init().map_err(plain)
+    }
+
     fn list(&self, prefix: &str, start_after: &str, limit: usize) -> api::Result<api::ListPage> {
         let page = self.0.list(prefix, start_after, limit).map_err(plain)?;
         let objects = page.objects.into_iter();

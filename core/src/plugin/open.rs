@@ -18,6 +18,7 @@ use super::load::{ConnectorInfo, Loaded, load};
 use super::pool::Pool;
 use super::verify::Verified;
 use crate::storage::StorageErrorKind;
+use crate::storage::limited::Throttle;
 
 /// Most threads for one open connector, whatever it asks for.
 pub(super) const MAX_THREADS: u32 = 16;
@@ -33,6 +34,8 @@ pub struct HostOptions {
     pub close_timeout: Duration,
     /// When the program sets this, connectors are asked to end their calls.
     pub cancelled: Option<Arc<AtomicBool>>,
+    /// Holds back what connectors move, as they report it.
+    pub throttle: Option<Arc<Throttle>>,
 }
 
 impl Default for HostOptions {
@@ -42,6 +45,7 @@ impl Default for HostOptions {
             request_timeout: Duration::from_mins(10),
             close_timeout: Duration::from_secs(5),
             cancelled: None,
+            throttle: None,
         }
     }
 }
@@ -68,11 +72,11 @@ pub(super) fn open(
         })
         .collect();
     let (scheme, wanted) = (scheme.to_owned(), location.to_owned());
-    let cancelled = options.cancelled.clone();
+    let (cancelled, throttle) = (options.cancelled.clone(), options.throttle.clone());
     let (info, calls, connector, capabilities) = with_deadline(location, options.open_timeout, move || {
         let loaded = load(verified)?;
         check_scheme(&loaded.info, &scheme)?;
-        let calls = Arc::new(Calls::new(loaded.info.name.clone(), cancelled));
+        let calls = Arc::new(Calls::new(loaded.info.name.clone(), cancelled, throttle));
         let (connector, capabilities) = call_open(&loaded, &wanted, &settings, &calls)?;
         Ok((loaded.info, calls, connector, capabilities))
     })?;

@@ -101,16 +101,17 @@ impl Pool {
             .inspect_err(|_| self.shared.threads().serving -= 1)
     }
 
-    /// Runs `work` on a thread of the pool and waits, as long as it shows life within `patience`.
+    /// Runs `work` on a thread of the pool and waits, as long as it shows life within `patience`. `sends`: it carries bytes to the storage.
     pub(super) fn call<T: Send + 'static>(
         &self,
         patience: Duration,
+        sends: bool,
         work: impl FnOnce(&RawConnectorBox, RawCall) -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
         if self.shared.threads().serving == 0 {
             return Err(NoAnswer::AllHang);
         }
-        let call = self.shared.calls.start();
+        let call = self.shared.calls.start(sends);
         let (answer, answered) = bounded(1);
         let work = Box::new(move |connector: &RawConnectorBox, call: RawCall| {
             // A caller that has given up has dropped its end.

@@ -1,14 +1,14 @@
 //! Keeps below the rates that the user set: bytes a second out and in, calls a second.
 //!
-//! A call is begun when what was moved before has been paid for in time, so the average holds and a single object still
-//! goes at the speed of the line.
+//! A call is begun when what was moved before has been paid for in time, so the average holds whatever a connector does. One that
+//! reports its progress is held back within a call as well ([`Throttle`]), so that a large object does not fill the line either.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::StorageError;
 use super::layer::{Policy, Request, RequestKind};
-use super::pace::Pace;
+use super::pace::{self, Pace};
 
 /// The rates; `None` is without limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,6 +72,40 @@ impl Policy for Limited {
         // What comes in is known only now; the next read waits for it.
         if let (Some(download), Ok(received)) = (&self.download, outcome) {
             download.book(received, self.pace.now());
+        }
+    }
+}
+
+/// Holds back calls under way: by the bytes that they report, as they move.
+#[derive(Debug)]
+pub struct Throttle {
+    pace: Pace,
+    upload: Option<Rate>,
+    download: Option<Rate>,
+}
+
+impl Throttle {
+    /// Holds to the limits on bytes by the clock of `pace`.
+    pub fn new(limits: Limits, pace: Pace) -> Self {
+        Self {
+            pace,
+            upload: limits.upload_bytes.map(Rate::new),
+            download: limits.download_bytes.map(Rate::new),
+        }
+    }
+
+    /// Waits until `bytes` more may have moved; `alive` is called now and then meanwhile.
+    pub(crate) fn moved(&self, sent: bool, bytes: u64, mut alive: impl FnMut()) {
+        let rate = if sent { &self.upload } else { &self.download };
+        let Some(rate) = rate else { return };
+        let begin = rate.book(bytes, self.pace.now());
+        // Until the time that these bytes take is over, but for the last step: the next report waits for it.
+        while self.pace.now() < begin {
+            alive();
+            let left = begin.saturating_sub(self.pace.now());
+            if self.pace.wait(left.min(pace::STEP), "reach", "").is_err() {
+                return;
+            }
         }
     }
 }
