@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use plakar_core::environment::{Environment, Timestamp};
 use plakar_core::id::SnapshotId;
@@ -33,6 +34,9 @@ use crate::ui::json::ProblemEvent;
 
 /// Local copies of metadata, of all repositories that are far away.
 const METADATA_CACHE_BYTES: u64 = 2 << 30;
+
+/// How long a call to another machine may show no life. A disk of this one may have to wake up.
+const FAR_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The options and what they lead to.
 #[derive(Debug)]
@@ -214,7 +218,13 @@ impl Context {
         let settings = self.settings_of(place)?;
         let pace = Pace::new(self.environment.clone(), Some(interrupt::stopping()));
         let decoration = self.decoration();
+        let patience = host_options().request_timeout;
         let options = HostOptions {
+            request_timeout: if place.is_far() {
+                patience.min(FAR_TIMEOUT)
+            } else {
+                patience
+            },
             throttle: decoration
                 .limits
                 .any()

@@ -12,7 +12,10 @@ fn main() -> ExitCode {
 /// Left alone, glibc raises its threshold to the largest buffer that was ever freed, keeps packs and frames in the arenas of all
 /// threads, and a backup ends up with twice the memory that it uses.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "the allocator of the C library has no other way to be told")]
+#[expect(
+    unsafe_code,
+    reason = "the allocator of the C library has no other way to be told"
+)]
 fn give_memory_back() {
     const LARGE_BYTES: libc::c_int = 1 << 20;
     // SAFETY: no other thread runs yet, and the call changes a number of the allocator. It fails without harm.

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, FileType, Mode, makedev, mknodat, symlinkat, unlinkat}
 use rustix::io::Errno;
 
 use crate::format::tree::{Content, Entry, EntryKind};
+use crate::pipeline::metadata::stat_at;
 use crate::progress::{Item, ItemState};
 use crate::repository::BlobReader;
 
@@ -72,7 +73,7 @@ fn wait_for_work(
     let received = work.recv();
     shared.idle.fetch_sub(1, Ordering::Relaxed);
     let Work::Files(files) = received.ok()?;
-    expect_contents(&files, reader);
+    expect_contents(shared, &files, reader);
     Some(files)
 }
 
@@ -84,12 +85,19 @@ fn next_batch(
 ) -> Option<Vec<FileWork>> {
     shared.fetches.as_ref()?;
     let Work::Files(files) = work.try_recv().ok()?;
-    expect_contents(&files, reader);
+    expect_contents(shared, &files, reader);
     Some(files)
 }
 
-fn expect_contents(files: &[FileWork], reader: &mut BlobReader<'_>) {
-    let items = files.iter().flat_map(|file| match &file.entry.content {
+fn expect_contents(shared: &Shared<'_>, files: &[FileWork], reader: &mut BlobReader<'_>) {
+    if shared.fetches.is_none() {
+        return;
+    }
+    // What exists may be what is wanted already: its content is then not read at all.
+    let absent = files.iter().filter(|file| {
+        file.placeholder.is_some() || stat_at(&file.folder.fd, file.entry.name.as_slice()).is_err()
+    });
+    let items = absent.flat_map(|file| match &file.entry.content {
         Content::List { depth: 0, items } => items.as_slice(),
         _ => &[],
     });
