@@ -19,7 +19,12 @@ const UNSAFE: [(&str, &str); 4] = [
 ];
 
 /// Where `abi_stable` may be named: so that it can be replaced.
-const ABI_STABLE: [&str; 3] = ["plugin-api/src", "core/src/plugin", "tests/hostile"];
+const ABI_STABLE: [&str; 4] = [
+    "plugin-api/src",
+    "core/src/plugin",
+    "tests/hostile",
+    "tests/fixtures/plugin-api-1.0.0",
+];
 
 fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -9,7 +9,7 @@ use plakar_plugin_api::abi::{RawCall, RawConnectorBox, RawResult};
 use plakar_plugin_api::abi_stable::std_types::{ROption, RSlice, RSliceMut};
 
 use super::calls::Calls;
-use super::error::in_words;
+use super::error::{in_words, without_password};
 use super::load::ConnectorInfo;
 use super::open::{HostOptions, MAX_THREADS};
 use super::pool::{NoAnswer, Pool};
@@ -43,7 +43,7 @@ impl PluginStorage {
         options: &HostOptions,
     ) -> Self {
         Self {
-            location: location.to_owned(),
+            location: without_password(location),
             info,
             capabilities: Capabilities {
                 preferred_pack_bytes: capabilities.preferred_pack_bytes.clamp(16 << 20, 128 << 20),

@@ -93,7 +93,7 @@ pub enum PluginError {
         serves: Vec<String>,
     },
     /// The connector refused the location.
-    #[error("cannot open {location}: {message}")]
+    #[error("cannot open {}: {message}", without_password(.location))]
     Open {
         /// The location.
         location: String,
@@ -103,7 +103,7 @@ pub enum PluginError {
         message: String,
     },
     /// The connector did not come back from loading or opening.
-    #[error("cannot open {location}: the connector has not answered for {}", in_words(*.waited))]
+    #[error("cannot open {}: the connector has not answered for {}", without_password(.location), in_words(*.waited))]
     Silent {
         /// The location, or the library.
         location: String,
@@ -111,7 +111,7 @@ pub enum PluginError {
         waited: Duration,
     },
     /// No thread could be started.
-    #[error("cannot start a thread for {location}: {source}")]
+    #[error("cannot start a thread for {}: {source}", without_password(.location))]
     Thread {
         /// The location.
         location: String,
@@ -151,11 +151,46 @@ fn list(names: &[String]) -> String {
     }
 }
 
+/// A location for messages: what stands for the password in `scheme://user:password@host` is not shown.
+pub(super) fn without_password(location: &str) -> String {
+    let hidden = location.split_once("://").and_then(|(scheme, rest)| {
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (login, host) = authority.rsplit_once('@')?;
+        let user = login.split_once(':')?.0;
+        Some(format!("{scheme}://{user}:********@{host}{path}"))
+    });
+    hidden.unwrap_or_else(|| location.to_owned())
+}
+
 /// A duration as a person says it.
 pub(super) fn in_words(duration: Duration) -> String {
     match duration.as_secs() {
         0 => format!("{} ms", duration.as_millis()),
         seconds if seconds >= 120 && seconds % 60 == 0 => format!("{} minutes", seconds / 60),
         seconds => format!("{seconds} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_a_location_is_not_shown() {
+        for (location, shown) in [
+            ("s3://key:hunter2@host/b", "s3://key:********@host/b"),
+            (
+                "sftp://me:p@ss:word@host:22/a@b",
+                "sftp://me:********@host:22/a@b",
+            ),
+            ("sftp://me@host/a:b@c", "sftp://me@host/a:b@c"),
+            ("/srv/a:b@c", "/srv/a:b@c"),
+        ] {
+            assert_eq!(without_password(location), shown);
+            let location = location.to_owned();
+            let waited = Duration::from_secs(1);
+            let error = PluginError::Silent { location, waited };
+            assert!(error.to_string().contains(shown));
+        }
     }
 }
