@@ -3,10 +3,11 @@
 #
 #   tests/bench.sh [CORPUS]     a folder; it is copied, not touched. Default: the sources of Linux 6.1, a Debian package
 #   tests/bench.sh --scale      plakar alone: a 10 GB file, 1,000,000 small files, 200,000 entries in one folder
+#   tests/bench.sh --remote [CORPUS]   plakar and restic, over SFTP and S3, on loopback and with 20 ms there and back
 #
 #   REPEAT=3                    how many turns
 #   BENCH_DIR=/dev/shm          where everything is kept: a tmpfs, because disks vary more than programs do
-#   BENCH_RESULTS=bench-results.md   (bench-results-scale.md)
+#   BENCH_RESULTS=bench-results.md   (bench-results-scale.md, bench-results-remote.md)
 #   BENCH_TOOLS="plakar restic" only these; PLAKAR=/path/to/plakar instead of building it
 #
 # Figures compare within one run only. Memory is the peak of the largest process, as the kernel counts it.
@@ -16,10 +17,12 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 source "$root/tests/setup.sh"
 
 scale=false
+remote=false
 corpus=
 for argument in "$@"; do
     case $argument in
     --scale) scale=true ;;
+    --remote) remote=true ;;
     -*) fail "unknown option $argument; see the top of $0" ;;
     *) corpus=$argument ;;
     esac
@@ -29,13 +32,16 @@ repeat=${REPEAT:-3}
 [[ $repeat =~ ^[1-9][0-9]*$ ]] || fail "REPEAT must be a number from 1, not $repeat"
 results=$root/bench-results.md
 if $scale; then results=$root/bench-results-scale.md; fi
+if $remote; then results=$root/bench-results-remote.md; fi
 results=${BENCH_RESULTS:-$results}
 
 need python3 python3-minimal
 if [ -z "${PLAKAR:-}" ]; then
     need_compilers
     say "building plakar"
-    (cd "$root" && cargo build --release --locked -p plakar -p plakar-connector-fs)
+    packages=(-p plakar -p plakar-connector-fs)
+    ! $remote || packages+=(-p plakar-connector-sftp -p plakar-connector-s3)
+    (cd "$root" && cargo build --release --locked "${packages[@]}")
     PLAKAR=$(target_folder release)/plakar
 fi
 [ -x "$PLAKAR" ] || fail "$PLAKAR is not a program"
@@ -401,7 +407,117 @@ for line in open(records):
 PYTHON
 }
 
-if $scale; then
+# ---------------------------------------------------------------------------------------------------------------------
+# Over the network: real servers, each behind a line with a wanted round trip.
+
+# remote_step TOOL STORE RTT STEP COMMAND...: measures, and notes how many requests reached the S3 server.
+remote_step() {
+    local tool=$1 store=$2 rtt=$3 step=$4 requests
+    echo >&"${servers[1]}"
+    read -r requests <&"${servers[0]}"
+    measure "$tool" "$store, $rtt ms: $step" "${@:5}"
+    echo >&"${servers[1]}"
+    read -r requests <&"${servers[0]}"
+    [ "$store" = sftp ] || note "$tool" "$store, $rtt ms: $step" "$requests"
+}
+
+remote_turn() { # RTT: both stores, both programs
+    local rtt=$1 line store
+    coproc servers { exec "$SERVERS" "$work/servers-$rtt" "$rtt" 2>"$work/servers.log"; }
+    mkdir -p "$work/servers-$rtt"
+    while read -r line <&"${servers[0]}" && [ -n "$line" ]; do declare "$line"; done
+    [ -n "${S3_SECRET:-}" ] || { cat "$work/servers.log" >&2 && fail "the servers did not start"; }
+    cat >"$work/remote.toml" <<TOML
+[repositories.sftp]
+location = "sftp://127.0.0.1:$SFTP_PORT$SFTP_FOLDER/plakar"
+identity_file = "$SFTP_IDENTITY"
+known_hosts_file = "$SFTP_KNOWN_HOSTS"
+ssh_config = "none"
+use_agent = "false"
+[repositories.s3]
+location = "s3://$S3_ENDPOINT/$S3_BUCKET/plakar"
+access_key_id = "$S3_KEY"
+secret_access_key = "$S3_SECRET"
+tls = false
+TOML
+    chmod 600 "$work/remote.toml"
+    local ssh="ssh -F none -p $SFTP_PORT -i $SFTP_IDENTITY -o IdentitiesOnly=yes -o UserKnownHostsFile=$SFTP_KNOWN_HOSTS 127.0.0.1 -s sftp"
+    export AWS_ACCESS_KEY_ID=$S3_KEY AWS_SECRET_ACCESS_KEY=$S3_SECRET AWS_DEFAULT_REGION=garage
+    for store in sftp s3; do
+        local plakar=("$PLAKAR" -quiet -config "$work/remote.toml" at "@$store")
+        local restic=(restic -q -r "s3:http://$S3_ENDPOINT/$S3_BUCKET/restic")
+        [ "$store" = s3 ] || restic=(restic -q -o "sftp.command=$ssh" -r "sftp:127.0.0.1:$SFTP_FOLDER/restic")
+        "${plakar[@]}" create
+        ! command -v restic >/dev/null || "${restic[@]}" init
+        cd "$work/corpus"
+        for tool in plakar restic; do
+            command -v restic >/dev/null || [ $tool = plakar ] || continue
+            local -n program=$tool
+            remote_step $tool $store "$rtt" "first backup" "${program[@]}" backup .
+            remote_step $tool $store "$rtt" "unchanged backup" "${program[@]}" backup .
+            rm -rf "$work/out"
+            mkdir "$work/out"
+            if [ $tool = plakar ]; then
+                remote_step plakar $store "$rtt" restore "${program[@]}" restore -to "$work/out"
+                diff -r --no-dereference "$work/corpus" "$work/out" >"$work/differences" ||
+                    { head -n 5 "$work/differences" >&2 && fail "plakar did not restore what was backed up"; }
+            else
+                remote_step restic $store "$rtt" restore "${program[@]}" restore latest --target "$work/out"
+            fi
+            rm -rf "$work/out"
+        done
+        cd "$work"
+    done
+    eval "exec ${servers[1]}>&-"
+    wait "$servers_PID" 2>/dev/null || true
+    rm -rf "$work/servers-$rtt"
+}
+
+remote_report() {
+    python3 - "$work/records" "$work/notes" "$@" <<'PYTHON'
+import sys
+records, notes, place, versions = sys.argv[1:]
+requests = {}
+for line in open(notes):
+    tool, step, number = line.rstrip("\n").split("\t")
+    requests[tool, step] = number
+figures, steps = {}, []
+for line in open(records):
+    tool, step, *numbers = line.rstrip("\n").split("\t")
+    figures[tool, step] = [float(number) for number in numbers]
+    if step not in steps:
+        steps.append(step)
+print(f"# Remote\n\n{place}. {versions}. Requests are those that reached the S3 server.\n")
+print("| | plakar, s | MB | requests | restic, s | MB | requests | plakar / restic |")
+print("|---|---:|---:|---:|---:|---:|---:|---:|")
+for step in steps:
+    cells = []
+    for tool in ("plakar", "restic"):
+        wall, _, memory = figures.get((tool, step), (float("nan"),) * 3)
+        cells += [f"{wall:.2f}", f"{memory:.0f}", requests.get((tool, step), "")]
+    ratio = figures["plakar", step][0] / figures["restic", step][0] if ("restic", step) in figures else float("nan")
+    print(f"| {step} | {' | '.join(cells)} | {ratio:.2f} |")
+PYTHON
+}
+
+if $remote; then
+    need sshd openssh-server
+    say "building the servers' keeper"
+    [ -n "${SERVERS:-}" ] || (cd "$root" && cargo build --release --locked -p plakar-testkit --bin remote-servers)
+    : "${SERVERS:=$(target_folder release)/remote-servers}"
+    : "${PLAKAR_TEST_GARAGE:=$(target_folder tools)/bin/garage}"
+    export PLAKAR_TEST_GARAGE
+    make_corpus
+    place="$files files of $megabytes MB together (${corpus:-Linux 6.1 sources}); $(machine)"
+    touch "$work/notes"
+    for rtt in 0 20; do
+        say "$rtt ms there and back"
+        remote_turn $rtt
+    done
+    versions=$(plakar_version)
+    ! command -v restic >/dev/null || versions+=", $(restic_version)"
+    remote_report "$place" "$versions" >"$results"
+elif $scale; then
     place=$(machine)
     # What is backed up, the same restored, and its repository; small files take a page and an inode each.
     scale_case "200,000 entries in one folder" one 200000 3000

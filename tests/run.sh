@@ -15,7 +15,8 @@ if [ "$(id -u)" -ne 0 ] && can_be_root; then
     cargo_home=${CARGO_HOME:-$HOME/.cargo}
     code=0
     as_root env "PATH=$PATH" "HOME=$HOME" "CARGO_HOME=$cargo_home" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" \
-        "CARGO_TARGET_DIR=$(target_folder as-root)" "FUZZ_SECONDS=${FUZZ_SECONDS:-}" bash "$root/tests/run.sh" || code=$?
+        "CARGO_TARGET_DIR=$(target_folder as-root)" "FUZZ_SECONDS=${FUZZ_SECONDS:-}" \
+        "PLAKAR_TEST_GARAGE=${PLAKAR_TEST_GARAGE:-}" bash "$root/tests/run.sh" || code=$?
     as_root find "$cargo_home" -uid 0 -exec chown -h "$(id -u):$(id -g)" {} + || true
     exit "$code"
 fi
@@ -25,6 +26,9 @@ trap 'chmod -R u+rwx "$work" 2>/dev/null || true; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 # Nothing of the user changes what the tests see.
 export XDG_CONFIG_HOME=$work/config XDG_CACHE_HOME=$work/cache
+unset "${!AWS_@}" "${!S3_REPOSITORY_@}"
+export NO_PROXY=${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost
+export no_proxy=$NO_PROXY
 unset PLAKAR_REPOSITORY PLAKAR_PASSPHRASE PLAKAR_PEER_PASSPHRASE PLAKAR_TAGS
 
 summary=()
@@ -45,6 +49,9 @@ need mount mount
 need unshare util-linux
 need script bsdutils
 need setsid util-linux
+# The server of the SFTP tests: started by them, on loopback, with files of its own.
+PATH=$PATH:/usr/sbin need sshd openssh-server
+need ssh-agent openssh-client
 for component in rustfmt clippy; do
     cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 && continue
     { command -v rustup && rustup component add "$component"; } >/dev/null 2>&1 ||
@@ -52,6 +59,7 @@ for component in rustfmt clippy; do
 done
 cargo --version
 cargo fetch --locked
+need_garage
 
 begin "build everything, bad plugins included"
 cargo build --workspace --all-targets
@@ -70,6 +78,9 @@ packages=$(target_folder package)
 package=$(find "$packages" -maxdepth 1 -name 'plakar-plugin-api-*.crate' -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d' ' -f2-)
 tar -xzf "$package" -C "$work"
 (cd "$work"/plakar-plugin-api-*/ && CARGO_TARGET_DIR=$(target_folder alone) cargo build --all-features)
+
+begin "connectors by others"
+bash tests/plugins.sh
 
 fuzz_seconds=${FUZZ_SECONDS:-5}
 if [ -f tests/fuzz/Cargo.toml ] && [ "$fuzz_seconds" -gt 0 ]; then

@@ -64,3 +64,20 @@ target_folder() {
     [[ $folder = /* ]] || folder=$root/$folder
     printf '%s/%s\n' "$folder" "$1"
 }
+
+# The S3 server of the tests: built once into the target folder, and kept there. Sets PLAKAR_TEST_GARAGE.
+need_garage() {
+    local version=2.5.0 tools program
+    tools=$(target_folder tools)
+    for program in "${PLAKAR_TEST_GARAGE:-}" "$tools/bin/garage" "$(command -v garage || true)"; do
+        [ -n "$program" ] && "$program" --version >/dev/null 2>&1 || continue
+        export PLAKAR_TEST_GARAGE=$program
+        return 0
+    done
+    echo "building the S3 server garage $version, once (some minutes)"
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install garage --quiet --locked --version "$version" --debug --no-default-features \
+        --features sqlite,bundled-libs --root "$tools" --target-dir "$tools/garage-build" ||
+        fail "the S3 server garage cannot be built: install garage $version, put it on the PATH or name it in PLAKAR_TEST_GARAGE, then run this again"
+    rm -rf "$tools/garage-build"
+    export PLAKAR_TEST_GARAGE=$tools/bin/garage
+}

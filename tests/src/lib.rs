@@ -4,12 +4,19 @@
 
 pub mod engine;
 pub mod faulty;
+pub mod http_message;
+pub mod http_proxy;
 pub mod image;
 pub mod lab;
 pub mod mount;
 pub mod program;
+pub mod proxy;
 pub mod random;
+pub mod s3_fake;
+pub mod s3_server;
+pub mod sshd;
 pub mod terminal;
+pub mod tls_front;
 pub mod tree;
 
 pub use image::{Image, assert_same};

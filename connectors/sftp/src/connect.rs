@@ -1,0 +1,526 @@
+//! From a host's name to a connection that is logged in: directly, through other hosts, or through a command.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use plakar_plugin_api::{Error, ErrorKind, Host, Level, Result};
+use russh::client::{self, Handle};
+use russh::keys::PublicKeyOrCertificate;
+use russh::{Preferred, cipher, compression};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::auth::{Credentials, Identity, log_in};
+use crate::config::{Options, Surroundings, is_harmless_host, is_harmless_user, split_port};
+use crate::known_hosts::{KnownHost, Lookup};
+use crate::ssh_config::{HostConfig, Strictness, lookup};
+
+const DEFAULT_PORT: u16 = 22;
+const DEFAULT_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Hosts that are reached through hosts that are reached through hosts…
+const MAX_JUMPS: usize = 8;
+const DEFAULT_IDENTITIES: [&str; 3] = ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa"];
+
+/// A host to connect to, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hop {
+    pub(crate) user: Option<String>,
+    pub(crate) host: String,
+    pub(crate) port: Option<u16>,
+}
+
+/// What all connections of a location are made with.
+pub(crate) struct Dialer {
+    pub(crate) target: Hop,
+    pub(crate) options: Options,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) host: Host,
+}
+
+/// A connection that is logged in, with what it goes through.
+pub(crate) struct Link {
+    pub(crate) ssh: Handle<HostKeyCheck>,
+    _via: Option<Box<Link>>,
+    _command: Option<Child>,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Where the bytes of a connection go.
+struct Route {
+    stream: Box<dyn Stream>,
+    via: Option<Box<Link>>,
+    command: Option<Child>,
+}
+
+/// A hop with all that the configuration says of it.
+struct Resolved {
+    config: HostConfig,
+    written: String,
+    host: String,
+    port: u16,
+    user: String,
+}
+
+impl Dialer {
+    /// Connects to the target.
+    pub(crate) async fn dial(&self) -> Result<Link> {
+        let resolved = self.resolve(&self.target)?;
+        let timeout = self.timeout(&resolved);
+        let what = format!("{}:{}", resolved.host, resolved.port);
+        match tokio::time::timeout(timeout, self.connect(&self.target, None, 0)).await {
+            Ok(connected) => connected,
+            Err(_elapsed) => {
+                let message = format!("no connection to {what} within {} s", timeout.as_secs());
+                Err(Error::new(ErrorKind::Timeout, message))
+            }
+        }
+    }
+
+    fn timeout(&self, resolved: &Resolved) -> Duration {
+        let told = self.options.connect_timeout.or(resolved.config.connect_timeout);
+        told.unwrap_or(Duration::from_secs(20))
+    }
+
+    fn resolve(&self, hop: &Hop) -> Result<Resolved> {
+        let config = lookup(
+            &self.options.ssh_config,
+            &self.surroundings,
+            &hop.host,
+            hop.user.as_deref(),
+        )?;
+        for remark in &config.remarks {
+            self.host.log(Level::Info, "sftp::ssh_config", remark);
+        }
+        let host = config.host_name.as_deref().map_or_else(
+            || hop.host.clone(),
+            |name| expand_percent(name, &[('h', &hop.host)]),
+        );
+        let user = hop
+            .user
+            .clone()
+            .or_else(|| config.user.clone())
+            .or_else(|| self.surroundings.user.clone());
+        let user = user.ok_or_else(|| {
+            config_error("whose login? name a user in the URL: sftp://user@host/path".to_owned())
+        })?;
+        if !is_harmless_host(&host) || !is_harmless_user(&user) {
+            return Err(config_error(format!(
+                "the ssh configuration gives {:?} a host or user name that is none",
+                hop.host
+            )));
+        }
+        let port = hop.port.or(config.port).unwrap_or(DEFAULT_PORT);
+        Ok(Resolved {
+            config,
+            written: hop.host.clone(),
+            host,
+            port,
+            user,
+        })
+    }
+
+    /// Connects to a hop: through `via` when hosts are listed there, else as the configuration says.
+    fn connect<'a>(
+        &'a self,
+        hop: &'a Hop,
+        via: Option<Vec<Hop>>,
+        depth: usize,
+    ) -> Pin<Box<dyn Future<Output = Result<Link>> + Send + 'a>> {
+        Box::pin(async move {
+            if depth > MAX_JUMPS {
+                return Err(config_error(format!(
+                    "{} is reached through too many hosts: does a ProxyJump lead back?",
+                    hop.host
+                )));
+            }
+            let resolved = self.resolve(hop)?;
+            let route = self.route(&resolved, via, depth).await?;
+            let mut ssh = self.shake_hands(&resolved, route.stream).await?;
+            log_in(&mut ssh, &self.credentials(&resolved), &self.host).await?;
+            Ok(Link {
+                ssh,
+                _via: route.via,
+                _command: route.command,
+            })
+        })
+    }
+
+    async fn route(&self, to: &Resolved, via: Option<Vec<Hop>>, depth: usize) -> Result<Route> {
+        let via = match (via, to.config.proxy_jump.as_deref()) {
+            (Some(via), _) => via,
+            (None, Some(jumps)) => parse_jumps(jumps)?,
+            (None, None) => Vec::new(),
+        };
+        // A pattern that covers the host on the way as well does not mean that it is reached through itself.
+        let via = if via.iter().any(|hop| hop.host == to.written) {
+            Vec::new()
+        } else {
+            via
+        };
+        if let Some((last, before)) = via.split_last() {
+            return self.route_through(to, last, before, depth).await;
+        }
+        match to.config.proxy_command.as_deref() {
+            Some(command) if !command.eq_ignore_ascii_case("none") => run_proxy(to, command),
+            _ => Ok(Route {
+                stream: Box::new(connect_tcp(to).await?),
+                via: None,
+                command: None,
+            }),
+        }
+    }
+
+    async fn route_through(&self, to: &Resolved, last: &Hop, before: &[Hop], depth: usize) -> Result<Route> {
+        let before = (!before.is_empty()).then(|| before.to_vec());
+        let link = self.connect(last, before, depth + 1).await?;
+        let channel = link
+            .ssh
+            .channel_open_direct_tcpip(&to.host, u32::from(to.port), "127.0.0.1", 0)
+            .await;
+        let channel = channel.map_err(|error| {
+            let message = format!(
+                "cannot reach {}:{} through {}: {error}",
+                to.host, to.port, last.host
+            );
+            Error::new(ErrorKind::Transient, message)
+        })?;
+        Ok(Route {
+            stream: Box::new(channel.into_stream()),
+            via: Some(Box::new(link)),
+            command: None,
+        })
+    }
+
+    async fn shake_hands(&self, to: &Resolved, stream: Box<dyn Stream>) -> Result<Handle<HostKeyCheck>> {
+        let known = self.known_host(to);
+        let config = client::Config {
+            window_size: 16 << 20,
+            keepalive_interval: Some(to.config.alive_interval.unwrap_or(DEFAULT_ALIVE_INTERVAL)),
+            preferred: Preferred {
+                key: known.algorithms().into(),
+                host_key_certificates: known.certificate_algorithms().into(),
+                // AES is faster than ChaCha20 on every processor that has instructions for it.
+                cipher: vec![
+                    cipher::AES_128_GCM,
+                    cipher::AES_256_GCM,
+                    cipher::CHACHA20_POLY1305,
+                    cipher::AES_128_CTR,
+                    cipher::AES_192_CTR,
+                    cipher::AES_256_CTR,
+                ]
+                .into(),
+                compression: vec![compression::NONE].into(),
+                ..Preferred::DEFAULT
+            },
+            ..client::Config::default()
+        };
+        let check = HostKeyCheck {
+            known,
+            accepted: None,
+        };
+        let connected = client::connect_stream(Arc::new(config), stream, check).await;
+        connected.map_err(|failure| match failure {
+            Failure::Refused(error) => error,
+            Failure::Ssh(error) => {
+                let message = format!("no SSH connection to {}:{}: {error}", to.host, to.port);
+                Error::new(handshake_kind(&error), message)
+            }
+        })
+    }
+
+    fn known_host(&self, to: &Resolved) -> KnownHost {
+        let expand = |files: &[String]| -> Vec<PathBuf> {
+            let named = files.iter().filter(|file| !file.eq_ignore_ascii_case("none"));
+            named.map(|file| self.expand_tokens(to, file)).collect()
+        };
+        let strings = |files: &[&str]| files.iter().map(|&file| file.to_owned()).collect::<Vec<_>>();
+        let (user_files, global_files) = if let Some(file) = &self.options.known_hosts_file {
+            (vec![file.clone()], Vec::new())
+        } else {
+            let own = || match self.surroundings.home {
+                Some(_) => strings(&["~/.ssh/known_hosts", "~/.ssh/known_hosts2"]),
+                None => Vec::new(),
+            };
+            let global = || strings(&["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]);
+            (
+                expand(&to.config.user_known_hosts.clone().unwrap_or_else(own)),
+                expand(&to.config.global_known_hosts.clone().unwrap_or_else(global)),
+            )
+        };
+        if to.config.strictness == Some(Strictness::Off) {
+            let message = format!(
+                "StrictHostKeyChecking no for {} is treated as accept-new",
+                to.written
+            );
+            self.host.log(Level::Warn, "sftp::ssh_config", &message);
+        }
+        let accepts = matches!(
+            to.config.strictness,
+            Some(Strictness::AcceptNew | Strictness::Off)
+        );
+        Lookup {
+            host: &to.host,
+            port: to.port,
+            alias: to.config.host_key_alias.as_deref(),
+            user_files,
+            global_files,
+            accept_new: self.options.accept_new_host_key || accepts,
+        }
+        .read()
+    }
+
+    fn credentials(&self, to: &Resolved) -> Credentials {
+        let options = &self.options;
+        let named = |path: PathBuf| Identity { path, named: true };
+        let mut identities: Vec<Identity> = options.identity_file.iter().cloned().map(named).collect();
+        let configured = to
+            .config
+            .identity_files
+            .iter()
+            .filter(|file| !file.eq_ignore_ascii_case("none"));
+        identities.extend(configured.map(|file| named(self.expand_tokens(to, file))));
+        if identities.is_empty() && to.config.identity_files.is_empty() && self.surroundings.home.is_some() {
+            let usual = DEFAULT_IDENTITIES
+                .iter()
+                .map(|file| self.surroundings.expand(file));
+            identities.extend(usual.map(|path| Identity { path, named: false }));
+        }
+        let agent = match to.config.identity_agent.as_deref() {
+            _ if !options.use_agent => None,
+            Some(agent) if agent.eq_ignore_ascii_case("none") => None,
+            Some(agent) if agent != "SSH_AUTH_SOCK" => Some(self.expand_tokens(to, agent)),
+            _ => self.surroundings.agent.clone(),
+        };
+        Credentials {
+            user: to.user.clone(),
+            target: format!("{}@{}:{}", to.user, to.host, to.port),
+            agent,
+            identities,
+            certificates: to
+                .config
+                .certificate_files
+                .iter()
+                .map(|file| self.expand_tokens(to, file))
+                .collect(),
+            identities_only: to.config.identities_only.unwrap_or(false),
+            passphrase: options.identity_passphrase.clone(),
+            // Hosts on the way are other machines: the password is for the target.
+            password: options
+                .password
+                .clone()
+                .filter(|_| to.written == self.target.host),
+        }
+    }
+
+    fn expand_tokens(&self, to: &Resolved, path: &str) -> PathBuf {
+        let home = self
+            .surroundings
+            .home
+            .as_ref()
+            .map(|home| home.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let local = self.surroundings.user.clone().unwrap_or_default();
+        let port = to.port.to_string();
+        let expanded = expand_percent(
+            path,
+            &[
+                ('d', &home),
+                ('u', &local),
+                ('h', &to.host),
+                ('n', &to.written),
+                ('p', &port),
+                ('r', &to.user),
+            ],
+        );
+        self.surroundings.expand(&expanded)
+    }
+}
+
+fn handshake_kind(error: &russh::Error) -> ErrorKind {
+    match error {
+        russh::Error::NoCommonAlgo { .. } | russh::Error::Version | russh::Error::UnknownAlgo => {
+            ErrorKind::Config
+        }
+        russh::Error::WrongServerSig | russh::Error::UnknownKey => ErrorKind::Auth,
+        _ => ErrorKind::Transient,
+    }
+}
+
+async fn connect_tcp(to: &Resolved) -> Result<TcpStream> {
+    let what = format!("{}:{}", to.host, to.port);
+    let addresses = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
+    let addresses: Vec<_> = addresses
+        .map_err(|error| config_error(format!("the host {} is not found: {error}", to.host)))?
+        .collect();
+    let stream = TcpStream::connect(addresses.as_slice()).await.map_err(|error| {
+        let kind = match Error::io("", &error).kind {
+            ErrorKind::Other => ErrorKind::Transient,
+            kind => kind,
+        };
+        Error::new(kind, format!("cannot connect to {what}: {error}"))
+    })?;
+    let nodelay = stream.set_nodelay(true);
+    nodelay.map_err(|error| Error::io(format_args!("cannot connect to {what}"), &error))?;
+    Ok(stream)
+}
+
+fn run_proxy(to: &Resolved, command: &str) -> Result<Route> {
+    let port = to.port.to_string();
+    let tokens = [
+        ('h', to.host.as_str()),
+        ('n', &to.written),
+        ('p', &port),
+        ('r', &to.user),
+    ];
+    let line = format!("exec {}", expand_percent(command, &tokens));
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", &line])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    let failed = |why: &str| {
+        config_error(format!(
+            "the ProxyCommand for {} does not start: {why}",
+            to.written
+        ))
+    };
+    let mut child = shell.spawn().map_err(|error| failed(&error.to_string()))?;
+    let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
+        return Err(failed("it has no input and output"));
+    };
+    Ok(Route {
+        stream: Box::new(tokio::io::join(output, input)),
+        via: None,
+        command: Some(child),
+    })
+}
+
+/// `[user@]host[:port],…`, or `none`.
+fn parse_jumps(text: &str) -> Result<Vec<Hop>> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(Vec::new());
+    }
+    let hop = |text: &str| {
+        let text = text.trim().strip_prefix("ssh://").unwrap_or_else(|| text.trim());
+        let (user, host) = text
+            .rsplit_once('@')
+            .map_or((None, text), |(user, host)| (Some(user.to_owned()), host));
+        let (host, port) = split_port(host)?;
+        is_harmless_host(host).then(|| Hop {
+            user,
+            host: host.to_owned(),
+            port,
+        })
+    };
+    let hops = text
+        .split(',')
+        .map(|text| hop(text).ok_or_else(|| config_error(format!("ProxyJump: {text:?} is not a host"))));
+    hops.collect()
+}
+
+/// Replaces `%x` by the value of `x`, and `%%` by `%`. Unknown ones stay as they are.
+fn expand_percent(text: &str, values: &[(char, &str)]) -> String {
+    let mut expanded = String::with_capacity(text.len());
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        if letter != '%' {
+            expanded.push(letter);
+            continue;
+        }
+        match letters.next() {
+            Some('%') | None => expanded.push('%'),
+            Some(token) => match values.iter().find(|(name, _)| *name == token) {
+                Some((_, value)) => expanded.push_str(value),
+                None => expanded.extend(['%', token]),
+            },
+        }
+    }
+    expanded
+}
+
+fn config_error(message: String) -> Error {
+    Error::new(ErrorKind::Config, message)
+}
+
+/// Decides whether the server is the one it should be.
+#[derive(Debug)]
+pub(crate) struct HostKeyCheck {
+    known: KnownHost,
+    /// What was accepted when the connection began; it is shown again with every change of keys.
+    accepted: Option<russh::keys::PublicKey>,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// We do not trust the server.
+    Refused(Error),
+    Ssh(russh::Error),
+}
+
+impl From<russh::Error> for Failure {
+    fn from(error: russh::Error) -> Self {
+        Self::Ssh(error)
+    }
+}
+
+impl client::Handler for HostKeyCheck {
+    type Error = Failure;
+
+    async fn check_server_key(
+        &mut self,
+        shown: &PublicKeyOrCertificate,
+    ) -> std::result::Result<bool, Failure> {
+        let key = shown.public_key();
+        if self
+            .accepted
+            .as_ref()
+            .is_some_and(|accepted| accepted.key_data() == key.key_data())
+        {
+            return Ok(true);
+        }
+        self.known.check(shown).map_err(Failure::Refused)?;
+        self.accepted = Some(key);
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_on_the_way_are_listed_with_commas() {
+        let hop = |user: Option<&str>, host: &str, port| Hop {
+            user: user.map(str::to_owned),
+            host: host.into(),
+            port,
+        };
+        let wanted = [
+            hop(Some("me"), "a", Some(2222)),
+            hop(None, "::1", Some(22)),
+            hop(None, "c", None),
+        ];
+        assert_eq!(parse_jumps("me@a:2222, [::1]:22,ssh://c").unwrap(), wanted);
+        assert_eq!(parse_jumps("none").unwrap(), []);
+        for wrong in ["", "a,,b", "a:x", "-oX", "a;b"] {
+            assert_eq!(parse_jumps(wrong).unwrap_err().kind, ErrorKind::Config, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_replaced() {
+        assert_eq!(
+            expand_percent("nc %h %p 100%% %x %", &[('h', "host"), ('p', "22")]),
+            "nc host 22 100% %x %"
+        );
+    }
+}

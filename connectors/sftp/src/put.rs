@@ -1,0 +1,166 @@
+//! Storing an object: written whole under another name, then named.
+
+use std::sync::Arc;
+
+use plakar_plugin_api::{Error, ErrorKind, Host, PutMode, PutOptions, Result};
+
+use crate::error::{Fault, wrong_kind};
+use crate::place::{Place, Temporary};
+use crate::protocol::{Attributes, Kind};
+use crate::remote::Opened;
+use crate::session::Session;
+use crate::transfer;
+
+/// Stores an object as [`Connector::put`](plakar_plugin_api::Connector::put) says.
+pub(crate) async fn put(
+    place: &Arc<Place>,
+    key: &str,
+    bytes: &[u8],
+    options: PutOptions,
+    host: &Host,
+) -> Result<()> {
+    let session = place.client.lease().await?;
+    place.remove_orphans(&session);
+    let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let path = place.path(key);
+    let mut temporary = Temporary::in_folder(place, &session, folder)?;
+    let file = create(place, &session, folder, &temporary.path).await?;
+    let written = write(&session, &file, bytes, options.durable, host).await;
+    let found = match written {
+        Ok(found) => found,
+        Err(fault) => return Err(place.explain(&session, &fault, "write", &path).await),
+    };
+    if found.size.is_some_and(|size| size != bytes.len() as u64) {
+        let message = format!(
+            "cannot write {path}: the server holds {} of {} bytes",
+            found.size.unwrap_or(0),
+            bytes.len()
+        );
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    drop(file);
+    place.changed();
+    let named = match options.mode {
+        PutMode::Create => name_new(place, &session, &mut temporary, &path).await,
+        PutMode::Replace => replace(place, &session, &mut temporary, &path).await,
+    };
+    place.changed();
+    named?;
+    if options.durable {
+        place.sync_folder(&session, &place.path(folder)).await?;
+        place.sync_parents(&session, folder).await?;
+    }
+    place.tidy(folder, &found);
+    Ok(())
+}
+
+/// Creates a file, and its folder when that is missing.
+async fn create<'s>(place: &Place, session: &'s Session, folder: &str, path: &str) -> Result<Opened<'s>> {
+    let first = session.create(path).await;
+    let fault = match first {
+        Ok(file) => return Ok(file),
+        Err(fault) => fault,
+    };
+    if !fault.is_missing() || folder.is_empty() {
+        return Err(place
+            .explain(session, &fault, "write into", &place.path(folder))
+            .await);
+    }
+    place.make_folders(session, folder).await?;
+    match session.create(path).await {
+        Ok(file) => Ok(file),
+        Err(fault) => Err(place
+            .explain(session, &fault, "write into", &place.path(folder))
+            .await),
+    }
+}
+
+/// Writes all, syncs when asked to, and gives what the server then says of the file.
+async fn write(
+    session: &Session,
+    file: &Opened<'_>,
+    bytes: &[u8],
+    durable: bool,
+    host: &Host,
+) -> std::result::Result<Attributes, Fault> {
+    transfer::write_all(session, &file.handle, bytes, |moved| host.progress(moved)).await?;
+    if !durable || !session.abilities.fsync {
+        return session.stat_handle(&file.handle).await;
+    }
+    let (synced, found) = tokio::join!(session.fsync(&file.handle), session.stat_handle(&file.handle));
+    synced?;
+    found
+}
+
+/// Gives the file its name, unless that is taken. A hard link refuses a taken name on every server; a rename does on most.
+async fn name_new(place: &Place, session: &Session, temporary: &mut Temporary<'_>, path: &str) -> Result<()> {
+    if session.abilities.hard_link {
+        match session.hard_link(&temporary.path, path).await {
+            // The other name goes when `temporary` does.
+            Ok(()) => return Ok(()),
+            Err(fault @ (Fault::Lost(_) | Fault::Nonsense(_))) => return Err(fault.about("create", path)),
+            Err(_) => {}
+        }
+    }
+    // The link was refused because the name is taken, or because the file system has no links.
+    if is_taken(session, path).await? {
+        return Err(wrong_kind(ErrorKind::AlreadyExists, path, "exists"));
+    }
+    match session.rename(&temporary.path, path).await {
+        Ok(()) => {
+            temporary.kept = true;
+            Ok(())
+        }
+        Err(fault @ Fault::Refused(_)) => {
+            if is_taken(session, path).await? {
+                return Err(wrong_kind(ErrorKind::AlreadyExists, path, "exists"));
+            }
+            Err(place.explain(session, &fault, "create", path).await)
+        }
+        Err(fault) => Err(fault.about("create", path)),
+    }
+}
+
+/// Gives the file its name, taken or not. Without the extension for it there is only the plain rename, which replaces on some
+/// servers and is refused on others; to remove the old object first would leave a gap, so that is not done.
+async fn replace(place: &Place, session: &Session, temporary: &mut Temporary<'_>, path: &str) -> Result<()> {
+    let renamed = if session.abilities.posix_rename {
+        session.replace(&temporary.path, path).await
+    } else {
+        session.rename(&temporary.path, path).await
+    };
+    match renamed {
+        Ok(()) => {
+            temporary.kept = true;
+            Ok(())
+        }
+        Err(fault @ Fault::Refused(_)) => {
+            if !session.abilities.posix_rename && is_taken(session, path).await? {
+                let message = format!(
+                    "cannot replace {path}: the server cannot replace a file in one step (it lacks posix-rename@openssh.com)"
+                );
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+            Err(place.explain(session, &fault, "replace", path).await)
+        }
+        Err(fault) => Err(fault.about("replace", path)),
+    }
+}
+
+async fn is_taken(session: &Session, path: &str) -> Result<bool> {
+    match session.stat_link(path).await {
+        Ok(_) => Ok(true),
+        Err(fault) if fault.is_missing() => Ok(false),
+        Err(fault) => Err(fault.about("look at", path)),
+    }
+}
+
+/// The error for something at a path that is no object.
+pub(crate) fn not_an_object(path: &str, kind: Kind) -> Error {
+    let what = match kind {
+        Kind::Folder => "is a folder, not an object",
+        Kind::Link => "is a symbolic link, not an object",
+        _ => "is a special file, not an object",
+    };
+    wrong_kind(ErrorKind::Other, path, what)
+}

@@ -1,0 +1,303 @@
+//! One SFTP session on an SSH channel: many requests in flight at once, each answered to whoever asked.
+//!
+//! A task writes what is queued, another reads and hands out replies. It does not know what the requests are for.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use russh::client::Msg;
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::Fault;
+use crate::protocol::{self, MAX_PACKET_BYTES, Reply, Request, Status, status};
+
+/// Packets that wait to be written; who has more waits.
+const QUEUED_PACKETS: usize = 64;
+/// Queued packets are joined up to this size: packets that are a little larger than SSH's own would otherwise be sent in two parts.
+const JOINED_BYTES: usize = 128 << 10;
+
+/// What the server can do beyond the draft.
+#[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "independent abilities, each named")]
+pub(crate) struct Abilities {
+    pub(crate) posix_rename: bool,
+    pub(crate) hard_link: bool,
+    pub(crate) fsync: bool,
+    pub(crate) space: bool,
+    pub(crate) read_bytes: u32,
+    pub(crate) write_bytes: u32,
+}
+
+/// An open session. Ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Session {
+    outgoing: mpsc::Sender<Bytes>,
+    waiting: Arc<Waiting>,
+    next_id: AtomicU32,
+    pub(crate) abilities: Abilities,
+}
+
+/// Who waits for which reply; once the session has ended, why.
+#[derive(Debug)]
+struct Waiting(Mutex<Result<HashMap<u32, oneshot::Sender<Reply>>, String>>);
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, Result<HashMap<u32, oneshot::Sender<Reply>>, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fault(&self) -> Fault {
+        Fault::Lost(self.lock().as_ref().err().cloned().unwrap_or_default())
+    }
+
+    /// Ends the session for all who wait. The first reason stays.
+    fn end(&self, why: impl Into<String>) {
+        let mut waiting = self.lock();
+        if waiting.is_ok() {
+            *waiting = Err(why.into());
+        }
+    }
+}
+
+/// A reply that is under way.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    reply: oneshot::Receiver<Reply>,
+    waiting: Arc<Waiting>,
+}
+
+impl Pending {
+    pub(crate) async fn reply(self) -> Result<Reply, Fault> {
+        match self.reply.await {
+            Ok(Reply::Status(status)) if status.code != status::OK => Err(Fault::Refused(status)),
+            Ok(reply) => Ok(reply),
+            Err(_gone) => Err(self.waiting.fault()),
+        }
+    }
+
+    /// For requests that answer with success and nothing else.
+    pub(crate) async fn done(self) -> Result<(), Fault> {
+        match self.reply().await? {
+            Reply::Status(_) => Ok(()),
+            _ => Err(UNEXPECTED),
+        }
+    }
+}
+
+pub(crate) const UNEXPECTED: Fault = Fault::Nonsense("an answer of another kind was due");
+
+impl Session {
+    /// Starts the subsystem on a fresh channel and asks the server what it can do.
+    pub(crate) async fn start(mut channel: Channel<Msg>) -> Result<Self, Fault> {
+        let lost = |error: russh::Error| Fault::Lost(error.to_string());
+        channel.request_subsystem(true, "sftp").await.map_err(lost)?;
+        loop {
+            match channel.wait().await {
+                Some(ChannelMsg::Success) => break,
+                Some(ChannelMsg::Failure) => {
+                    let message = "the server does not offer SFTP".to_owned();
+                    return Err(Fault::Refused(Status {
+                        code: status::UNSUPPORTED,
+                        message,
+                    }));
+                }
+                Some(ChannelMsg::WindowAdjusted { .. }) => {}
+                _ => return Err(Fault::Lost("the server closed the channel".into())),
+            }
+        }
+        let (read_half, write_half) = channel.split();
+        let mut incoming = Incoming::new(read_half);
+        write_half.data_bytes(protocol::hello()).await.map_err(lost)?;
+        let extensions = protocol::decode_hello(incoming.packet().await?)?;
+        let has = |wanted: &str| extensions.iter().any(|(name, _)| name == wanted.as_bytes());
+        let (outgoing, queue) = mpsc::channel(QUEUED_PACKETS);
+        let waiting = Arc::new(Waiting(Mutex::new(Ok(HashMap::new()))));
+        tokio::spawn(write_queue(queue, write_half, Arc::clone(&waiting)));
+        tokio::spawn(hand_out(incoming, Arc::clone(&waiting), outgoing.downgrade()));
+        let mut session = Self {
+            outgoing,
+            waiting,
+            next_id: AtomicU32::new(1),
+            abilities: Abilities {
+                posix_rename: has("posix-rename@openssh.com"),
+                hard_link: has("hardlink@openssh.com"),
+                fsync: has("fsync@openssh.com"),
+                space: has("statvfs@openssh.com"),
+                read_bytes: 32 << 10,
+                write_bytes: 32 << 10,
+            },
+        };
+        if has("limits@openssh.com") {
+            session.learn_limits().await?;
+        }
+        Ok(session)
+    }
+
+    /// Reads as large as the server allows; larger writes were measured to be slower.
+    async fn learn_limits(&mut self) -> Result<(), Fault> {
+        let request = Request::Extended {
+            name: "limits@openssh.com",
+            fields: &[],
+        };
+        let Ok(Reply::Extended(mut limits)) = self.request(request).await else {
+            return Ok(());
+        };
+        let mut limit = || limits.try_get_u64().unwrap_or(0);
+        let (_packet, read, write) = (limit(), limit(), limit());
+        let within = |told: u64, ours: u32| {
+            if told == 0 {
+                ours
+            } else {
+                u32::try_from(told).unwrap_or(ours).min(ours)
+            }
+        };
+        if read > 0 {
+            self.abilities.read_bytes = within(read, 255 << 10);
+        }
+        self.abilities.write_bytes = within(write, 32 << 10);
+        Ok(())
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.outgoing.is_closed() || self.waiting.lock().is_err()
+    }
+
+    /// Queues a request; who wants its reply waits for what is returned.
+    pub(crate) async fn send(&self, request: Request<'_>) -> Result<Pending, Fault> {
+        let (packet, pending) = self.prepare(request)?;
+        match self.outgoing.send(packet).await {
+            Ok(()) => Ok(pending),
+            Err(_closed) => Err(self.waiting.fault()),
+        }
+    }
+
+    pub(crate) async fn request(&self, request: Request<'_>) -> Result<Reply, Fault> {
+        self.send(request).await?.reply().await
+    }
+
+    /// Queues a request whose outcome matters to nobody, without waiting.
+    pub(crate) fn send_unheard(&self, request: Request<'_>) {
+        if let Ok((packet, _unheard)) = self.prepare(request)
+            && let Err(mpsc::error::TrySendError::Full(packet)) = self.outgoing.try_send(packet)
+        {
+            let outgoing = self.outgoing.clone();
+            tokio::spawn(async move { outgoing.send(packet).await });
+        }
+    }
+
+    fn prepare(&self, request: Request<'_>) -> Result<(Bytes, Pending), Fault> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, reply) = oneshot::channel();
+        match self.waiting.lock().as_mut() {
+            Ok(waiting) => waiting.insert(id, sender),
+            Err(why) => return Err(Fault::Lost(why.clone())),
+        };
+        let waiting = Arc::clone(&self.waiting);
+        Ok((request.encode(id), Pending { reply, waiting }))
+    }
+}
+
+/// Writes queued packets until the session is dropped or the channel breaks.
+async fn write_queue(
+    mut queue: mpsc::Receiver<Bytes>,
+    channel: ChannelWriteHalf<Msg>,
+    waiting: Arc<Waiting>,
+) {
+    while let Some(first) = queue.recv().await {
+        let written = match queue.try_recv() {
+            Ok(second) => channel.data_bytes(join(&first, &second, &mut queue)).await,
+            Err(_empty) => channel.data_bytes(first).await,
+        };
+        if let Err(error) = written {
+            waiting.end(error.to_string());
+            break;
+        }
+    }
+    // When the channel is gone already, there is nothing to close.
+    let _gone = channel.close().await.is_err();
+    waiting.end("it was closed");
+}
+
+fn join(first: &Bytes, second: &Bytes, queue: &mut mpsc::Receiver<Bytes>) -> Bytes {
+    let mut joined = BytesMut::with_capacity(JOINED_BYTES + (64 << 10));
+    joined.extend_from_slice(first);
+    joined.extend_from_slice(second);
+    while joined.len() < JOINED_BYTES
+        && let Ok(next) = queue.try_recv()
+    {
+        joined.extend_from_slice(&next);
+    }
+    joined.freeze()
+}
+
+/// Gives each reply to who waits for it, until the stream ends or breaks.
+async fn hand_out(mut incoming: Incoming, waiting: Arc<Waiting>, outgoing: mpsc::WeakSender<Bytes>) {
+    loop {
+        let next = match incoming.packet().await {
+            Ok(packet) => protocol::decode(packet).map_err(Fault::from),
+            Err(fault) => Err(fault),
+        };
+        let (id, reply) = match next {
+            Ok(found) => found,
+            Err(Fault::Lost(why)) => return waiting.end(why),
+            Err(_) => return waiting.end("the server sent a malformed packet"),
+        };
+        let Some(sender) = waiting
+            .lock()
+            .as_mut()
+            .ok()
+            .and_then(|waiting| waiting.remove(&id))
+        else {
+            continue;
+        };
+        // Who asked for a file to be opened has been stopped meanwhile: the handle must not stay open.
+        if let Err(Reply::Handle(handle)) = sender.send(reply)
+            && let Some(outgoing) = outgoing.upgrade()
+        {
+            let close = Request::Close { handle: &handle }.encode(0);
+            tokio::spawn(async move { outgoing.send(close).await });
+        }
+    }
+}
+
+/// The stream of a channel, cut into packets.
+struct Incoming {
+    channel: ChannelReadHalf,
+    buffer: BytesMut,
+}
+
+impl Incoming {
+    fn new(channel: ChannelReadHalf) -> Self {
+        Self {
+            channel,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// The next packet without its length.
+    async fn packet(&mut self) -> Result<Bytes, Fault> {
+        loop {
+            if let Some(length) = self.buffer.first_chunk::<4>() {
+                let length = u32::from_be_bytes(*length) as usize;
+                if length > MAX_PACKET_BYTES {
+                    return Err(Fault::Nonsense("a packet is too long"));
+                }
+                if self.buffer.len() >= 4 + length {
+                    self.buffer.advance(4);
+                    return Ok(self.buffer.split_to(length).freeze());
+                }
+                self.buffer.reserve(4 + length - self.buffer.len());
+            }
+            match self.channel.wait().await {
+                Some(ChannelMsg::Data { data }) => self.buffer.extend_from_slice(&data),
+                Some(ChannelMsg::Close) | None => {
+                    return Err(Fault::Lost("the server ended the session".into()));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Listings of the S3 connector: many objects, other people's objects, and places side by side in one bucket.
+
+mod s3_support;
+
+use std::thread;
+
+use plakar_core::storage::Storage;
+use plakar_testkit::s3_fake::S3Fake;
+use plakar_testkit::s3_server::S3Server;
+use s3_support::{Settings, create, keys, open, with};
+
+#[test]
+fn thousands_of_objects_are_listed_in_order_in_pages_of_any_size() {
+    const OBJECTS: usize = 2500;
+    let server = S3Server::start();
+    let storage = open(&server.location("many"), &server.settings());
+    let mut wanted: Vec<String> = (0..OBJECTS)
+        .map(|number| {
+            let digest = blake3::hash(&number.to_le_bytes()).to_hex();
+            format!("packs/{}/{}", &digest[..2], &digest[2..30])
+        })
+        .collect();
+    thread::scope(|scope| {
+        for share in wanted.chunks(OBJECTS.div_ceil(8)) {
+            let storage = &storage;
+            scope.spawn(move || share.iter().for_each(|key| create(storage, key, b"x").unwrap()));
+        }
+    });
+    wanted.sort();
+    assert_eq!(keys(&storage, "", 10_000), wanted);
+    assert_eq!(keys(&storage, "packs/", 1000), wanted);
+    assert_eq!(keys(&storage, "packs/", 333), wanted);
+    let some: Vec<_> = wanted
+        .iter()
+        .filter(|key| key.starts_with("packs/a"))
+        .cloned()
+        .collect();
+    assert_eq!(keys(&storage, "packs/a", 7), some);
+    let page = storage.list("packs/", &wanted[1233], 1000).unwrap();
+    assert_eq!(page.objects[0].key, wanted[1234]);
+    assert!(page.more && page.objects.len() == 1000);
+    let page = storage.list("packs/", &wanted[OBJECTS - 2], 1000).unwrap();
+    assert!(page.objects.len() == 1 && !page.more);
+}
+
+#[test]
+fn places_side_by_side_do_not_see_each_other() {
+    let server = S3Server::start();
+    let places = ["shared", "shared/inner", "shared2", "sharec"];
+    let storages: Vec<_> = places
+        .iter()
+        .map(|place| open(&server.location(place), &server.settings()))
+        .collect();
+    for (number, storage) in storages.iter().enumerate() {
+        create(storage, &format!("config-{number}"), b"x").unwrap();
+        create(storage, "packs/aa", &[b'x'; 3][..number.min(3)]).unwrap();
+    }
+    assert_eq!(
+        keys(&storages[0], "", 100),
+        ["config-0", "inner/config-1", "inner/packs/aa", "packs/aa"],
+        "what lies deeper belongs to both"
+    );
+    for (number, storage) in storages.iter().enumerate().skip(1) {
+        assert_eq!(
+            keys(storage, "", 100),
+            [format!("config-{number}"), "packs/aa".to_owned()]
+        );
+        assert_eq!(storage.stat("packs/aa").unwrap().size_bytes, number.min(3) as u64);
+    }
+    storages[2].delete("packs/aa").unwrap();
+    assert_eq!(storages[3].stat("packs/aa").unwrap().size_bytes, 3);
+}
+
+#[test]
+fn what_others_keep_in_the_bucket_is_passed_over() {
+    let fake = S3Fake::start();
+    let settings: Settings = with(
+        &Settings::new(),
+        &[("anonymous", "true"), ("tls", "false"), ("region", "r")],
+    );
+    {
+        let mut state = fake.state();
+        for number in 0..2500 {
+            state
+                .objects
+                .insert(format!("p/PHOTO-{number:04}.JPG"), b"jpeg".to_vec());
+        }
+        for name in ["p/", "p/.hidden", "p/a//b", "p/zz/", "q/config", "other"] {
+            state.objects.insert(name.to_owned(), Vec::new());
+        }
+        for name in ["p/config", "p/packs/aa", "p/zz/top"] {
+            state.objects.insert(name.to_owned(), b"sealed".to_vec());
+        }
+    }
+    let storage = open(&fake.location("p"), &settings);
+    assert_eq!(keys(&storage, "", 1000), ["config", "packs/aa", "zz/top"]);
+    assert_eq!(keys(&storage, "", 1), ["config", "packs/aa", "zz/top"]);
+    assert_eq!(keys(&storage, "pa", 10), ["packs/aa"]);
+}

@@ -1,0 +1,112 @@
+//! What the tests of the S3 connector share: the built library, opened as the program opens it.
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use plakar_core::plugin::{HostOptions, PluginError, PluginStorage, Registry};
+use plakar_core::storage::{PutMode, PutOptions, Storage, StorageError};
+
+/// The connectors of the build folder, with that for S3 built.
+pub fn registry() -> Registry {
+    Registry::load(&[], &[built().to_owned()]).unwrap()
+}
+
+fn built() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let program = std::env::current_exe().unwrap();
+        let folder = program.parent().and_then(Path::parent).unwrap().to_owned();
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
+            .args(["build", "--quiet", "-p", "plakar-connector-s3", "--target-dir"])
+            .arg(folder.parent().unwrap());
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().unwrap().success(), "the connector does not build");
+        folder
+    })
+}
+
+pub type Settings = BTreeMap<String, String>;
+
+/// The same settings with others added or replaced.
+pub fn with(settings: &Settings, more: &[(&str, &str)]) -> Settings {
+    let mut settings = settings.clone();
+    settings.extend(
+        more.iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    );
+    settings
+}
+
+#[track_caller]
+pub fn open(location: &str, settings: &Settings) -> PluginStorage {
+    try_open(location, settings).unwrap()
+}
+
+pub fn try_open(location: &str, settings: &Settings) -> Result<PluginStorage, PluginError> {
+    registry().open_connector(location, settings, &HostOptions::default())
+}
+
+pub fn put(storage: &dyn Storage, key: &str, bytes: &[u8], mode: PutMode) -> Result<(), StorageError> {
+    let options = PutOptions {
+        mode,
+        durable: true,
+        blake3: *blake3::hash(bytes).as_bytes(),
+    };
+    storage.put(key, Arc::new(bytes.to_vec()), options)
+}
+
+pub fn create(storage: &dyn Storage, key: &str, bytes: &[u8]) -> Result<(), StorageError> {
+    put(storage, key, bytes, PutMode::Create)
+}
+
+/// All keys, listed in pages.
+pub fn keys(storage: &dyn Storage, prefix: &str, limit: usize) -> Vec<String> {
+    let mut keys: Vec<String> = Vec::new();
+    loop {
+        let after = keys.last().cloned().unwrap_or_default();
+        let page = storage.list(prefix, &after, limit).unwrap();
+        keys.extend(page.objects.iter().map(|object| object.key.clone()));
+        if page.objects.is_empty() || !page.more {
+            return keys;
+        }
+    }
+}
+
+/// Waits until something is so; when that takes too long, the test has failed.
+#[track_caller]
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_mins(1), "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Bytes that no one can compress or mistake, different for each seed.
+pub fn content(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A failure's message, which must be one line without the secret.
+#[track_caller]
+pub fn one_line(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    assert!(
+        !text.contains('\n') && !text.contains("89abcdef0123456789abcdef01234567"),
+        "{text}"
+    );
+    assert!(!text.contains("<?xml") && !text.contains("<Error>"), "{text}");
+    text
+}
