@@ -1,21 +1,41 @@
 //! The connector of the README is the one in `readme/shelf.rs`, and behaves as a connector must.
 
-#[allow(
-    missing_docs,
-    missing_debug_implementations,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a first example, kept short"
-)]
-#[rustfmt::skip]
 #[path = "readme/shelf.rs"]
 pub mod shelf;
 
-use plakar_plugin_api::conformance::{self, ConnectorTarget, Outcome, Target};
+use std::sync::Mutex;
+
+use plakar_plugin_api::conformance::{self, ConnectorTarget, Outcome, Report, Target, Verdict};
 use plakar_plugin_api::{
-    Capabilities, Connector, Host, ListPage, ObjectInfo, PutOptions, Result, Settings, Space,
+    Capabilities, Connector, Error, ErrorKind, Host, ListPage, ObjectInfo, PutMode, PutOptions, Result,
+    Settings, Space,
 };
 use shelf::ShelfConnector;
+use tempfile::TempDir;
+
+/// A shelf in a folder of its own.
+struct Place {
+    _folder: TempDir,
+    location: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        // In memory where that can be: twenty suites of durable puts would wait for a disk.
+        let folder = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .expect("a temporary folder can be made");
+        let location = format!("shelf://{}", folder.path().display());
+        Self {
+            _folder: folder,
+            location,
+        }
+    }
+
+    fn open(&self) -> Result<ShelfConnector> {
+        ShelfConnector::open(&self.location, &Settings::new(), Host::none())
+    }
+}
 
 #[test]
 fn the_readme_shows_this_very_connector() {
@@ -24,19 +44,43 @@ fn the_readme_shows_this_very_connector() {
 
 #[test]
 fn the_connector_of_the_readme_passes_the_suite() {
+    let place = Place::new();
     let report = conformance::run(&|| {
         Ok(Box::new(ConnectorTarget::<ShelfConnector>::open(
-            "shelf://good",
+            &place.location,
             &Settings::new(),
         )?))
     });
     assert!(report.passed(), "{report}");
-    let skipped = report
+    assert_eq!(skipped(&report), ["space is told where it is known"], "{report}");
+}
+
+fn skipped(report: &Report) -> Vec<&str> {
+    let skipped = |verdict: &&Verdict| matches!(verdict.outcome, Outcome::Skipped { .. });
+    report
         .verdicts
         .iter()
-        .filter(|verdict| matches!(verdict.outcome, Outcome::Skipped { .. }))
-        .count();
-    assert_eq!(skipped, 2, "durable put and space: {report}");
+        .filter(skipped)
+        .map(|verdict| verdict.name)
+        .collect()
+}
+
+#[test]
+fn a_storage_that_does_not_claim_exclusive_create_is_told_what_it_does() {
+    let place = Place::new();
+    let report = conformance::run(&|| {
+        Ok(Box::new(Broken {
+            inner: place.open()?,
+            fault: Fault::ModestAndReplaces,
+        }))
+    });
+    assert!(report.passed(), "{report}");
+    assert!(
+        report
+            .to_string()
+            .contains("does not claim exclusive_create, and replaced the object on a second Create"),
+        "{report}"
+    );
 }
 
 /// What a broken connector does wrong.
@@ -55,6 +99,13 @@ enum Fault {
     DeleteMissingFails,
     AcceptsAnyKey,
     LosesTheEnd,
+    InitTakesAnything,
+    MissesWhileWriting,
+    LosesLongKeys,
+    OneRangeAtATime,
+    LosesBigObjects,
+    /// Not a fault: it replaces on `Create`, and says so.
+    ModestAndReplaces,
 }
 
 struct Broken {
@@ -64,7 +115,20 @@ struct Broken {
 
 impl Target for Broken {
     fn probe(&self) -> Result<Capabilities> {
-        self.inner.probe()
+        let capabilities = self.inner.probe()?;
+        let exclusive_create = capabilities.exclusive_create && self.fault != Fault::ModestAndReplaces;
+        Ok(Capabilities {
+            exclusive_create,
+            ..capabilities
+        })
+    }
+
+    fn init(&self) -> Result<()> {
+        if self.fault == Fault::InitTakesAnything {
+            Ok(())
+        } else {
+            self.inner.init()
+        }
     }
 
     fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<ListPage> {
@@ -78,6 +142,10 @@ impl Target for Broken {
             Fault::HidesFromListings => page.objects.retain(|object| !object.key.contains("listed/19")),
             Fault::ListsUnordered => page.objects.sort_by_key(|object| object.key.replace('/', "\0")),
             Fault::ForgetsToPage => page.more = false,
+            Fault::MissesWhileWriting => {
+                let passing = page.objects.iter().position(|object| object.size_bytes == 7);
+                page.objects.truncate(passing.unwrap_or(usize::MAX));
+            }
             Fault::PrefixIsAFolder => {
                 page.objects
                     .retain(|object| object.key == prefix || prefix.is_empty() || prefix.ends_with('/'));
@@ -99,10 +167,15 @@ impl Target for Broken {
 
     fn get(&self, key: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
         if self.fault == Fault::FailsPastTheEnd && offset > self.inner.stat(key)?.size_bytes {
-            return Err(plakar_plugin_api::Error::new(
-                plakar_plugin_api::ErrorKind::Other,
-                "range not satisfiable",
-            ));
+            return Err(Error::new(ErrorKind::Other, "range not satisfiable"));
+        }
+        let turn = self.fault == Fault::OneRangeAtATime && length == 70_000;
+        let _turn = turn
+            .then(|| TURN.try_lock())
+            .transpose()
+            .map_err(|_taken| busy())?;
+        if turn {
+            std::thread::sleep(std::time::Duration::from_millis(2));
         }
         let length = if self.fault == Fault::ShortReads {
             length.min(65_536)
@@ -116,11 +189,14 @@ impl Target for Broken {
     }
 
     fn put(&self, key: &str, bytes: &[u8], options: PutOptions) -> Result<()> {
-        let mode = if self.fault == Fault::ReplacesOnCreate {
-            plakar_plugin_api::PutMode::Replace
-        } else {
-            options.mode
-        };
+        if self.fault == Fault::LosesLongKeys && key.len() > 400 {
+            return Err(Error::new(ErrorKind::Other, "file name too long"));
+        }
+        if self.fault == Fault::LosesBigObjects && bytes.len() > 32 << 20 {
+            return Err(Error::new(ErrorKind::Other, "too large"));
+        }
+        let replaces = matches!(self.fault, Fault::ReplacesOnCreate | Fault::ModestAndReplaces);
+        let mode = if replaces { PutMode::Replace } else { options.mode };
         let bytes = match bytes.split_last() {
             Some((_, rest)) if self.fault == Fault::LosesTheEnd => rest,
             _ => bytes,
@@ -146,6 +222,13 @@ impl Target for Broken {
     fn cancel(&self) -> bool {
         false
     }
+}
+
+/// Held by who reads a range, where only one may.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn busy() -> Error {
+    Error::new(ErrorKind::Other, "busy")
 }
 
 #[test]
@@ -176,11 +259,25 @@ fn the_suite_catches_each_fault() {
         ),
         (Fault::AcceptsAnyKey, "invalid keys are refused"),
         (Fault::LosesTheEnd, "an object is readable as soon as it is put"),
+        (Fault::InitTakesAnything, "init refuses a place that is not empty"),
+        (
+            Fault::MissesWhileWriting,
+            "a listing while others write misses nothing",
+        ),
+        (Fault::LosesLongKeys, "every kind of valid key works"),
+        (
+            Fault::OneRangeAtATime,
+            "ranges of one object may be read by many at once",
+        ),
+        (
+            Fault::LosesBigObjects,
+            "an object as large as a pack comes back unchanged",
+        ),
     ];
     for (fault, behaviour) in faults {
-        let location = format!("shelf://{fault:?}");
+        let place = Place::new();
         let report = conformance::run(&|| {
-            let inner = ShelfConnector::open(&location, &Settings::new(), Host::none())?;
+            let inner = place.open()?;
             Ok(Box::new(Broken { inner, fault }))
         });
         assert!(
@@ -230,13 +327,8 @@ impl Target for Torn {
 
 #[test]
 fn the_suite_catches_a_torn_put() {
-    let report = conformance::run(&|| {
-        Ok(Box::new(Torn(ShelfConnector::open(
-            "shelf://torn",
-            &Settings::new(),
-            Host::none(),
-        )?)))
-    });
+    let place = Place::new();
+    let report = conformance::run(&|| Ok(Box::new(Torn(place.open()?))));
     for behaviour in [
         "a reader sees all of an object or nothing",
         "a reader sees the old or the new object",

@@ -1,5 +1,6 @@
 //! `plakar connector`.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
@@ -157,6 +158,7 @@ impl AddArgs {
             )
         })?;
         let info = plugin::inspect(&library, &host_options()).map_err(|error| connector_error(&error))?;
+        check_schemes(&info)?;
         let file = context.own_registry();
         registry_edit::add(&file, &info)?;
         tell(
@@ -167,6 +169,22 @@ impl AddArgs {
         );
         Ok(Exit::Done)
     }
+}
+
+/// What a registry must not hold: with it, no connector at all could be used.
+fn check_schemes(info: &ConnectorInfo) -> Result<(), CommandError> {
+    let is_scheme = |name: &String| plugin::scheme_of(&format!("{name}://x")) == name;
+    let fault = match info.schemes.iter().find(|name| !is_scheme(name)) {
+        Some(name) => format!("`{}`, which cannot be the scheme of a URL", one_line(name)),
+        None if info.schemes.is_empty() => "no scheme".to_owned(),
+        None if info.schemes.iter().collect::<BTreeSet<_>>().len() < info.schemes.len() => {
+            "a scheme twice".to_owned()
+        }
+        None => return Ok(()),
+    };
+    let library = shown(info.library.as_os_str());
+    let what = format!("cannot add {library}: it says that it serves {fault}");
+    Err(CommandError::new(Exit::Unavailable, what).hint("tell its author"))
 }
 
 impl RemoveArgs {

@@ -6,10 +6,16 @@ use crate::types::PutMode;
 pub(super) fn valid_keys(area: &Area<'_>) -> Checked {
     let long = "l".repeat(200);
     let deep = "d/".repeat(60) + "d";
+    let prefix_length = area.key("odd/").len();
+    let longest = format!(
+        "{0}/{0}/{1}",
+        "k".repeat(150),
+        "k".repeat(512 - 302 - prefix_length)
+    );
     let all = "abcdefghijklmnopqrstuvwxyz0123456789-._";
     let odd = [
         "-", "--help", "_", "0", "a.", "a..b", "a...", "-._", "con", "nul.txt", "a.tmp", "tmp-1", all, &long,
-        &deep,
+        &deep, &longest,
     ];
     for name in odd {
         let key = area.key(&format!("odd/{name}"));

@@ -1,6 +1,9 @@
 //! Behaviours of listings: order, pages, prefixes.
 
-use super::{Area, Checked, ensure};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use super::{Area, Checked, ensure, fail, put_options};
 use crate::error::Result;
 use crate::types::PutMode;
 
@@ -54,9 +57,10 @@ fn list_by(area: &Area<'_>, prefix: &str, start_after: &str, limit: usize) -> Re
         let Some(last) = page.objects.last() else {
             return Ok(keys);
         };
+        let advances = last.key > after;
         after.clone_from(&last.key);
         keys.extend(page.objects.into_iter().map(|object| object.key));
-        if !page.more || keys.len() > 100_000 {
+        if !page.more || !advances {
             return Ok(keys);
         }
     }
@@ -145,6 +149,58 @@ pub(super) fn pagination(area: &Area<'_>) -> Checked {
         })?;
     }
     Ok(())
+}
+
+pub(super) fn while_others_write(area: &Area<'_>) -> Checked {
+    const ROUNDS: usize = 24;
+    let keys = put_tricky(area, "steady")?;
+    let other = area.other()?;
+    let (rounds, seen) = (AtomicUsize::new(0), AtomicBool::new(false));
+    // One of three is always there, never the same for long.
+    let passing = ["0a", "c0", "d"].map(|name| area.key(&format!("steady/b/{name}")));
+    let come_and_go = || -> Checked {
+        for (coming, going) in passing.iter().zip(passing.iter().cycle().skip(2)).cycle() {
+            if seen.load(Ordering::SeqCst) {
+                break;
+            }
+            other.put(coming, b"passing", put_options(b"passing", PutMode::Replace))?;
+            other.delete(going)?;
+            rounds.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    };
+    let look = || -> Checked {
+        for limit in [1, 3, 1000, 2, 5, 1].into_iter().cycle() {
+            if rounds.load(Ordering::SeqCst) >= ROUNDS {
+                break;
+            }
+            look_for_gaps(area, &keys, limit)?;
+        }
+        (1..4).try_for_each(|limit| look_for_gaps(area, &keys, limit))
+    };
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let written = come_and_go();
+            rounds.fetch_add(ROUNDS, Ordering::SeqCst); // also after a failure nobody waits for more
+            written
+        });
+        let looked = look();
+        seen.store(true, Ordering::SeqCst);
+        writer.join().unwrap_or_else(|_| fail("the writer panicked"))?;
+        looked
+    })
+}
+
+/// What was there all the time is listed, once, and in order.
+fn look_for_gaps(area: &Area<'_>, keys: &[String], limit: usize) -> Checked {
+    let listed = list_by(area, &area.key("steady/"), "", limit)?;
+    ensure(listed.is_sorted_by(|one, next| one < next), || {
+        format!("limit {limit}: out of order or twice: {listed:?}")
+    })?;
+    let missed = keys.iter().find(|key| !listed.contains(key));
+    ensure(missed.is_none(), || {
+        format!("limit {limit}: {missed:?} was there all the time and is not listed")
+    })
 }
 
 pub(super) fn prefix_within_a_component(area: &Area<'_>) -> Checked {

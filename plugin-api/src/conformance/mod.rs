@@ -20,6 +20,8 @@ use crate::types::{Capabilities, PutMode, PutOptions};
 
 /// Size of the big object: beyond any sensible buffer, within any sensible limit.
 const BIG_OBJECT_BYTES: usize = 40 << 20;
+/// The largest pack that the host makes, and so the largest object the suite tries.
+const MAX_OBJECT_BYTES: usize = 128 << 20;
 
 /// Makes a new handle to the same, initialised place each time it is called.
 pub type Opener<'a> = dyn Fn() -> Result<Box<dyn Target>> + Sync + 'a;
@@ -30,6 +32,10 @@ type Checked = std::result::Result<(), Stop>;
 /// Every behaviour, in the order it is tried.
 const CHECKS: &[(&str, Check)] = &[
     ("probe finds the place", objects::probe_finds_the_place),
+    (
+        "init refuses a place that is not empty",
+        objects::init_refuses_what_is_not_empty,
+    ),
     (
         "an object is readable as soon as it is put",
         objects::read_after_write,
@@ -46,7 +52,14 @@ const CHECKS: &[(&str, Check)] = &[
     ),
     ("ranges are exact, also at and past the end", objects::ranges),
     ("an empty object is an object", objects::empty_object),
-    ("an object of 40 MiB comes back unchanged", objects::big_object),
+    (
+        "ranges of one object may be read by many at once",
+        sharing::parallel_ranges,
+    ),
+    (
+        "an object as large as a pack comes back unchanged",
+        objects::big_object,
+    ),
     ("a durable put works", objects::durable_put),
     ("a missing object is NotFound", objects::missing_object),
     ("deleting works, also of what is missing", objects::delete),
@@ -58,6 +71,10 @@ const CHECKS: &[(&str, Check)] = &[
         listing::prefix_within_a_component,
     ),
     ("listing nothing is an empty page", listing::empty_listing),
+    (
+        "a listing while others write misses nothing",
+        listing::while_others_write,
+    ),
     ("every kind of valid key works", keys::valid_keys),
     ("invalid keys are refused", keys::invalid_keys),
     ("a reader sees all of an object or nothing", sharing::atomic_put),
@@ -186,7 +203,7 @@ impl<'a> Area<'a> {
             0,
             usize::try_from(size)
                 .unwrap_or(usize::MAX)
-                .min(2 * BIG_OBJECT_BYTES),
+                .min(2 * MAX_OBJECT_BYTES),
         )
     }
 }

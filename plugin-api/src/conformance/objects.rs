@@ -1,6 +1,8 @@
 //! Behaviours of single objects: put, read, replace, delete.
 
-use super::{Area, BIG_OBJECT_BYTES, Checked, Stop, content, ensure, ensure_refused, put_options};
+use super::{
+    Area, BIG_OBJECT_BYTES, Checked, MAX_OBJECT_BYTES, Stop, content, ensure, ensure_refused, put_options,
+};
 use crate::error::ErrorKind;
 use crate::types::{PutMode, PutOptions};
 
@@ -19,6 +21,20 @@ pub(super) fn probe_finds_the_place(area: &Area<'_>) -> Checked {
     })?;
     ensure(capabilities.max_object_bytes >= pack, || {
         "the largest object is smaller than a pack".into()
+    })
+}
+
+pub(super) fn init_refuses_what_is_not_empty(area: &Area<'_>) -> Checked {
+    let key = area.key("in/the/way");
+    area.put(&key, b"mine", PutMode::Create)?;
+    match area.target.init() {
+        Err(error) if error.kind == ErrorKind::Unsupported => {
+            return Err(Stop::Skip("there is no way to try from here".into()));
+        }
+        outcome => ensure_refused(outcome, ErrorKind::AlreadyExists, "init of a place with objects")?,
+    }
+    ensure(area.read(&key)? == b"mine", || {
+        "the refused init changed an object".into()
     })
 }
 
@@ -60,12 +76,19 @@ pub(super) fn replace(area: &Area<'_>) -> Checked {
 }
 
 pub(super) fn create_only(area: &Area<'_>) -> Checked {
-    if !area.capabilities.exclusive_create {
-        return Err(Stop::Skip("the storage does not claim exclusive_create".into()));
-    }
     let key = area.key("created");
     let first = content(1, 3000);
     area.put(&key, &first, PutMode::Create)?;
+    if !area.capabilities.exclusive_create {
+        return Err(Stop::Skip(format!(
+            "the storage does not claim exclusive_create, and {}",
+            match area.put(&key, &content(2, 3000), PutMode::Create) {
+                Ok(()) if area.read(&key)? == first => "ignored a second Create",
+                Ok(()) => "replaced the object on a second Create",
+                Err(_) => "refused a second Create all the same",
+            }
+        )));
+    }
     ensure_refused(
         area.put(&key, &content(2, 3000), PutMode::Create),
         ErrorKind::AlreadyExists,
@@ -122,14 +145,18 @@ pub(super) fn empty_object(area: &Area<'_>) -> Checked {
 }
 
 pub(super) fn big_object(area: &Area<'_>) -> Checked {
-    if area.capabilities.max_object_bytes < BIG_OBJECT_BYTES as u64 {
-        return Err(Stop::Skip("larger than the largest object of the storage".into()));
+    let pack = usize::try_from(area.capabilities.preferred_pack_bytes).unwrap_or(usize::MAX);
+    let length = pack.clamp(BIG_OBJECT_BYTES, MAX_OBJECT_BYTES);
+    if area.capabilities.max_object_bytes < length as u64 {
+        return Err(Stop::Skip(format!(
+            "{length} bytes are more than the largest object of the storage"
+        )));
     }
     let key = area.key("big");
-    let bytes = content(11, BIG_OBJECT_BYTES);
+    let bytes = content(11, length);
     area.put(&key, &bytes, PutMode::Create)?;
     ensure(area.read(&key)? == bytes, || "other bytes came back".into())?;
-    let tail = area.target.get(&key, (BIG_OBJECT_BYTES - 1000) as u64, 5000)?;
+    let tail = area.target.get(&key, (length - 1000) as u64, 5000)?;
     ensure(bytes.ends_with(&tail) && tail.len() == 1000, || {
         "its end is wrong".into()
     })?;

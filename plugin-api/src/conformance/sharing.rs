@@ -1,5 +1,6 @@
 //! Behaviours with several callers at once: atomicity, races, cancellation.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -127,6 +128,40 @@ pub(super) fn racing_creators(area: &Area<'_>) -> Checked {
         })?;
     }
     Ok(())
+}
+
+pub(super) fn parallel_ranges(area: &Area<'_>) -> Checked {
+    const LENGTH: usize = 2 << 20;
+    const READERS: usize = 8;
+    let key = area.key("shared");
+    let bytes = content(51, LENGTH);
+    area.put(&key, &bytes, PutMode::Create)?;
+    let together = Barrier::new(READERS);
+    let read = |reader: usize| -> Checked {
+        together.wait();
+        for step in 0..4 {
+            let offset = (reader * 4 + step) * (LENGTH / READERS / 4) + reader;
+            let wanted = bytes.iter().skip(offset).take(70_000);
+            let got = area.target.get(&key, offset as u64, 70_000)?;
+            ensure(got.iter().eq(wanted), || {
+                format!("reader {reader} at {offset}: wrong bytes")
+            })?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let reading: Vec<_> = (0..READERS)
+            .map(|reader| {
+                scope.spawn({
+                    let read = &read;
+                    move || read(reader)
+                })
+            })
+            .collect();
+        reading
+            .into_iter()
+            .try_for_each(|reader| reader.join().unwrap_or_else(|_| fail("a reader panicked")))
+    })
 }
 
 pub(super) fn many_threads(area: &Area<'_>) -> Checked {

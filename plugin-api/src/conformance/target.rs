@@ -17,6 +17,13 @@ use crate::types::{Capabilities, ListPage, ObjectInfo, PutOptions, Space};
 pub trait Target: Send + Sync {
     /// See [`Connector::probe`].
     fn probe(&self) -> Result<Capabilities>;
+    /// See [`Connector::init`]. `Unsupported` when it cannot be called from here.
+    fn init(&self) -> Result<()> {
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "init cannot be called from here",
+        ))
+    }
     /// See [`Connector::list`].
     fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<ListPage>;
     /// See [`Connector::stat`].
@@ -60,6 +67,10 @@ impl<C: Connector> ConnectorTarget<C> {
 impl<C: Connector> Target for ConnectorTarget<C> {
     fn probe(&self) -> Result<Capabilities> {
         self.connector.probe()
+    }
+
+    fn init(&self) -> Result<()> {
+        self.connector.init()
     }
 
     fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<ListPage> {

@@ -12,37 +12,41 @@ use std::time::Duration;
 use plakar_core::plugin::{HostOptions, PluginError, Registry};
 use plakar_core::storage::{PutMode, PutOptions, Storage, StorageError};
 
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 6] = [
     "plakar-connector-fs",
     "plakar-hostile-misbehaving",
     "plakar-hostile-wrong-abi",
     "plakar-hostile-older-abi",
     "plakar-hostile-newer-abi",
+    "plakar-hostile-runtime",
 ];
 
 /// The folder where cargo puts libraries: above the one of test programs. Builds them, once, where they are not fresh.
 pub fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let program = std::env::current_exe().unwrap();
-        let folder = program.parent().and_then(Path::parent).unwrap().to_owned();
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
-            .args(["build", "--quiet"]);
-        cargo.arg("--target-dir").arg(folder.parent().unwrap());
-        if folder.ends_with("release") {
-            cargo.arg("--release");
-        }
-        for package in PACKAGES {
-            cargo.args(["-p", package]);
-        }
-        assert!(
-            cargo.status().unwrap().success(),
-            "the plugins for the tests do not build"
-        );
-        folder
-    })
+    FOLDER.get_or_init(|| build(&PACKAGES))
+}
+
+/// Builds packages, and gives the folder where cargo puts their libraries.
+pub fn build(packages: &[&str]) -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    let folder = program.parent().and_then(Path::parent).unwrap().to_owned();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
+        .args(["build", "--quiet"]);
+    cargo.arg("--target-dir").arg(folder.parent().unwrap());
+    if folder.ends_with("release") {
+        cargo.arg("--release");
+    }
+    for package in packages {
+        cargo.args(["-p", package]);
+    }
+    assert!(
+        cargo.status().unwrap().success(),
+        "the plugins for the tests do not build"
+    );
+    folder
 }
 
 /// The built library of a package.
@@ -125,7 +129,7 @@ pub fn impatient() -> HostOptions {
         open_timeout: short,
         request_timeout: short,
         close_timeout: short,
-        cancelled: None,
+        ..HostOptions::default()
     }
 }
 
