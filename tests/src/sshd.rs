@@ -173,7 +173,7 @@ impl Sshd {
         if self.options.password.is_some() {
             fs::write(
                 self.path("shadow"),
-                format!("root:*:1::::::\nplakar-test:{}:1::::::\n", PASSWORD_HASH),
+                format!("root:*:1::::::\nplakar-test:{PASSWORD_HASH}:1::::::\n"),
             )
             .expect("shadow");
             let passwd = fs::read_to_string("/etc/passwd").expect("/etc/passwd");

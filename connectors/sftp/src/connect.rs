@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +9,12 @@ use plakar_plugin_api::{Error, ErrorKind, Host, Level, Result};
 use russh::client::{self, Handle};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Preferred, cipher, compression};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::auth::{Credentials, Identity, log_in};
-use crate::config::{Options, Surroundings, is_harmless_host, is_harmless_user, split_port};
+use crate::config::{Options, Surroundings, is_harmless_host, is_harmless_user};
 use crate::known_hosts::{KnownHost, Lookup};
+use crate::route::{Hop, Route, Stream, config_error, connect_tcp, expand_percent, parse_jumps, run_proxy};
 use crate::ssh_config::{HostConfig, Strictness, lookup};
 
 const DEFAULT_PORT: u16 = 22;
@@ -24,14 +22,6 @@ const DEFAULT_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Hosts that are reached through hosts that are reached through hosts…
 const MAX_JUMPS: usize = 8;
 const DEFAULT_IDENTITIES: [&str; 3] = ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa"];
-
-/// A host to connect to, as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hop {
-    pub(crate) user: Option<String>,
-    pub(crate) host: String,
-    pub(crate) port: Option<u16>,
-}
 
 /// What all connections of a location are made with.
 pub(crate) struct Dialer {
@@ -48,23 +38,13 @@ pub(crate) struct Link {
     _command: Option<Child>,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// Where the bytes of a connection go.
-struct Route {
-    stream: Box<dyn Stream>,
-    via: Option<Box<Link>>,
-    command: Option<Child>,
-}
-
 /// A hop with all that the configuration says of it.
-struct Resolved {
+pub(crate) struct Resolved {
     config: HostConfig,
-    written: String,
-    host: String,
-    port: u16,
-    user: String,
+    pub(crate) written: String,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) user: String,
 }
 
 impl Dialer {
@@ -352,104 +332,6 @@ fn handshake_kind(error: &russh::Error) -> ErrorKind {
     }
 }
 
-async fn connect_tcp(to: &Resolved) -> Result<TcpStream> {
-    let what = format!("{}:{}", to.host, to.port);
-    let addresses = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
-    let addresses: Vec<_> = addresses
-        .map_err(|error| config_error(format!("the host {} is not found: {error}", to.host)))?
-        .collect();
-    let stream = TcpStream::connect(addresses.as_slice()).await.map_err(|error| {
-        let kind = match Error::io("", &error).kind {
-            ErrorKind::Other => ErrorKind::Transient,
-            kind => kind,
-        };
-        Error::new(kind, format!("cannot connect to {what}: {error}"))
-    })?;
-    let nodelay = stream.set_nodelay(true);
-    nodelay.map_err(|error| Error::io(format_args!("cannot connect to {what}"), &error))?;
-    Ok(stream)
-}
-
-fn run_proxy(to: &Resolved, command: &str) -> Result<Route> {
-    let port = to.port.to_string();
-    let tokens = [
-        ('h', to.host.as_str()),
-        ('n', &to.written),
-        ('p', &port),
-        ('r', &to.user),
-    ];
-    let line = format!("exec {}", expand_percent(command, &tokens));
-    let mut shell = Command::new("/bin/sh");
-    shell
-        .args(["-c", &line])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true);
-    let failed = |why: &str| {
-        config_error(format!(
-            "the ProxyCommand for {} does not start: {why}",
-            to.written
-        ))
-    };
-    let mut child = shell.spawn().map_err(|error| failed(&error.to_string()))?;
-    let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
-        return Err(failed("it has no input and output"));
-    };
-    Ok(Route {
-        stream: Box::new(tokio::io::join(output, input)),
-        via: None,
-        command: Some(child),
-    })
-}
-
-/// `[user@]host[:port],…`, or `none`.
-fn parse_jumps(text: &str) -> Result<Vec<Hop>> {
-    if text.eq_ignore_ascii_case("none") {
-        return Ok(Vec::new());
-    }
-    let hop = |text: &str| {
-        let text = text.trim().strip_prefix("ssh://").unwrap_or_else(|| text.trim());
-        let (user, host) = text
-            .rsplit_once('@')
-            .map_or((None, text), |(user, host)| (Some(user.to_owned()), host));
-        let (host, port) = split_port(host)?;
-        is_harmless_host(host).then(|| Hop {
-            user,
-            host: host.to_owned(),
-            port,
-        })
-    };
-    let hops = text
-        .split(',')
-        .map(|text| hop(text).ok_or_else(|| config_error(format!("ProxyJump: {text:?} is not a host"))));
-    hops.collect()
-}
-
-/// Replaces `%x` by the value of `x`, and `%%` by `%`. Unknown ones stay as they are.
-fn expand_percent(text: &str, values: &[(char, &str)]) -> String {
-    let mut expanded = String::with_capacity(text.len());
-    let mut letters = text.chars();
-    while let Some(letter) = letters.next() {
-        if letter != '%' {
-            expanded.push(letter);
-            continue;
-        }
-        match letters.next() {
-            Some('%') | None => expanded.push('%'),
-            Some(token) => match values.iter().find(|(name, _)| *name == token) {
-                Some((_, value)) => expanded.push_str(value),
-                None => expanded.extend(['%', token]),
-            },
-        }
-    }
-    expanded
-}
-
-fn config_error(message: String) -> Error {
-    Error::new(ErrorKind::Config, message)
-}
-
 /// Decides whether the server is the one it should be.
 #[derive(Debug)]
 pub(crate) struct HostKeyCheck {
@@ -490,37 +372,5 @@ impl client::Handler for HostKeyCheck {
         self.known.check(shown).map_err(Failure::Refused)?;
         self.accepted = Some(key);
         Ok(true)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_on_the_way_are_listed_with_commas() {
-        let hop = |user: Option<&str>, host: &str, port| Hop {
-            user: user.map(str::to_owned),
-            host: host.into(),
-            port,
-        };
-        let wanted = [
-            hop(Some("me"), "a", Some(2222)),
-            hop(None, "::1", Some(22)),
-            hop(None, "c", None),
-        ];
-        assert_eq!(parse_jumps("me@a:2222, [::1]:22,ssh://c").unwrap(), wanted);
-        assert_eq!(parse_jumps("none").unwrap(), []);
-        for wrong in ["", "a,,b", "a:x", "-oX", "a;b"] {
-            assert_eq!(parse_jumps(wrong).unwrap_err().kind, ErrorKind::Config, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn tokens_are_replaced() {
-        assert_eq!(
-            expand_percent("nc %h %p 100%% %x %", &[('h', "host"), ('p', "22")]),
-            "nc host 22 100% %x %"
-        );
     }
 }

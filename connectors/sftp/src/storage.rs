@@ -11,11 +11,12 @@ use tokio::runtime::Runtime;
 
 use crate::client::Client;
 use crate::config::{Folder, Location, Options, Surroundings};
-use crate::connect::{Dialer, Hop};
+use crate::connect::Dialer;
 use crate::error::{Fault, cancelled, wrong_kind};
 use crate::place::{Place, TEMPORARY_PREFIX};
 use crate::protocol::Kind;
 use crate::put::{self, not_an_object};
+use crate::route::Hop;
 use crate::session::{Abilities, Session};
 use crate::{listing, transfer};
 
