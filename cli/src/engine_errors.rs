@@ -57,6 +57,11 @@ fn failed(error: &dyn Error) -> CommandError {
 pub(crate) fn connector_error(error: &PluginError) -> CommandError {
     let message = with_causes(error);
     match error {
+        // Who is refused at the door is told why, and what to do, by the connector.
+        PluginError::Open {
+            kind: StorageErrorKind::Auth,
+            ..
+        } => CommandError::new(Exit::Denied, message),
         PluginError::Open { kind, .. } => CommandError {
             message,
             ..of_kind(*kind, String::new())

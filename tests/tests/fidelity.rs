@@ -1111,7 +1111,8 @@ fn an_unchanged_file_is_taken_over_and_a_changed_one_is_read() {
         all.extend(words.iter().map(OsStr::new));
         let output = lab.plakar(all).ok();
         // The last event but one: how often the storage was asked comes at the very end.
-        let result: serde_json::Value = serde_json::from_str(output.stdout.lines().nth_back(1).unwrap()).unwrap();
+        let result: serde_json::Value =
+            serde_json::from_str(output.stdout.lines().nth_back(1).unwrap()).unwrap();
         (
             result["files_new"].as_u64().unwrap(),
             result["files_unchanged"].as_u64().unwrap(),

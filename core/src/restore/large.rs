@@ -19,6 +19,9 @@ use super::worker::data_reader;
 /// Content of one stretch, in bytes: several frames, read one after the other.
 const STRETCH_BYTES: u64 = 16 << 20;
 
+/// Pieces of one stretch, however short they are: a repository that means harm has them of any length.
+const STRETCH_ITEMS: usize = 4096;
+
 /// Neighbouring pieces of the content, and where they begin.
 struct Stretch {
     offset: u64,
@@ -58,7 +61,8 @@ pub(super) fn fill_large(
             scope.spawn(move || write_stretches(shared, file, &stretch_out, failure));
         }
         drop(stretch_out);
-        if let Err(error) = send_stretches(entry, lists, &stretch_in, &failure) {
+        if let Err(error) = send_stretches(shared, entry, lists, &stretch_in, &failure) {
+            // After a failure it is only the word for not going on; the failure came first and stays.
             failure.set(FileError::Read(error));
         }
     });
@@ -69,6 +73,7 @@ pub(super) fn fill_large(
 }
 
 fn send_stretches(
+    shared: &Shared<'_>,
     entry: &Entry,
     lists: &mut BlobReader<'_>,
     stretches: &Sender<Stretch>,
@@ -76,13 +81,16 @@ fn send_stretches(
 ) -> Result<(), ReadError> {
     let (mut offset, mut bytes, mut items) = (0, 0, Vec::new());
     lists.for_each_item(&entry.content, &mut |item| {
-        // What is left of the list after a failure is passed over.
+        if shared.stopped() {
+            failure.set(FileError::Stopped);
+        }
+        // The list may go on for ever.
         if failure.happened.load(Ordering::Relaxed) {
-            return Ok(());
+            return Err(ReadError::damaged("the file", "writing stopped"));
         }
         items.push(item);
         bytes += item.length;
-        if bytes >= STRETCH_BYTES {
+        if bytes >= STRETCH_BYTES || items.len() >= STRETCH_ITEMS {
             send(stretches, offset, std::mem::take(&mut items));
             offset += std::mem::take(&mut bytes);
         }
