@@ -63,6 +63,7 @@ need_garage
 
 begin "build everything, bad plugins included"
 cargo build --workspace --all-targets
+export PLAKAR_TESTS_BUILT=1
 
 begin "every test"
 if [ "$(id -u)" -eq 0 ]; then

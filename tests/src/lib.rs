@@ -2,6 +2,7 @@
 //!
 //! It holds no tests; those are in `tests/`, one file for each kind of promise.
 
+pub mod built;
 pub mod engine;
 pub mod faulty;
 pub mod http_message;

@@ -8,7 +8,7 @@ use std::thread;
 
 use plakar_core::plugin::{HostOptions, PluginError, Registry};
 use plakar_core::storage::{Storage, StorageErrorKind};
-use plugin_support::{Folder, build, built, entry, library, message, put, settings};
+use plugin_support::{Folder, built, entry, library, message, put, settings};
 
 const RUNTIME: &str = "plakar-hostile-runtime";
 
@@ -96,7 +96,7 @@ fn threads_that_outlive_their_connector_can_still_log() {
 
 #[test]
 fn the_connectors_of_servers_load_into_one_program() {
-    let bundle = build(&["plakar-connector-sftp", "plakar-connector-s3"]);
+    let bundle = plakar_testkit::built::packages(&["plakar-connector-sftp", "plakar-connector-s3"]);
     let registry = Registry::load(&[], &[bundle]).unwrap();
     for name in ["sftp", "s3"] {
         let info = registry.info(name).unwrap();

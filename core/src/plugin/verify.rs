@@ -156,7 +156,7 @@ impl Verified {
 /// Memory that holds `bytes` and can never be changed again; `None` where the system has none.
 #[cfg(target_os = "linux")]
 fn sealed_memory(bytes: &[u8]) -> std::io::Result<Option<OwnedFd>> {
-    use rustix::fs::{MemfdFlags, SealFlags};
+    use rustix::fs::MemfdFlags;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Newer kernels want to be told that it will be executed, older ones do not know the flag.
     let created = rustix::fs::memfd_create("plakar-connector", flags | MemfdFlags::EXEC)
@@ -165,9 +165,24 @@ fn sealed_memory(bytes: &[u8]) -> std::io::Result<Option<OwnedFd>> {
     let mut file = File::from(memory);
     file.write_all(bytes)?;
     let memory = OwnedFd::from(file);
-    let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::WRITE | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&memory, seals)?;
+    seal(&memory)?;
     Ok(Some(memory))
+}
+
+/// Seals memory that this process alone holds, and of which there is no mapping.
+///
+/// `F_SEAL_WRITE` is refused with `EBUSY` while anything holds a reference to one of the pages: the kernel itself does at times, when
+/// memory is scanned or moved. `F_SEAL_FUTURE_WRITE` (Linux 5.1) asks for no such thing, and where there is no mapping yet it
+/// promises as much.
+#[cfg(target_os = "linux")]
+fn seal(memory: &OwnedFd) -> std::io::Result<()> {
+    use rustix::fs::{SealFlags, fcntl_add_seals};
+    let size = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    match fcntl_add_seals(memory, size | SealFlags::WRITE) {
+        Err(Errno::BUSY) => fcntl_add_seals(memory, size | SealFlags::FUTURE_WRITE)?,
+        sealed => sealed?,
+    }
+    Ok(())
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -229,5 +244,22 @@ mod tests {
         assert!(rustix::io::pwrite(&memory, b"changed", 0).is_err());
         assert!(rustix::fs::ftruncate(&memory, 0).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"checked");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn memory_is_sealed_even_while_something_holds_one_of_its_pages() {
+        use rustix::fs::MemfdFlags;
+        use rustix::pipe::{SpliceFlags, splice};
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memory = rustix::fs::memfd_create("test", flags).unwrap();
+        rustix::io::write(&memory, b"checked").unwrap();
+        // The pipe now refers to the page itself.
+        let (_reader, pipe) = rustix::pipe::pipe().unwrap();
+        let held = splice(&memory, Some(&mut 0), &pipe, None, 7, SpliceFlags::empty()).unwrap();
+        assert_eq!(held, 7);
+        seal(&memory).unwrap();
+        assert!(rustix::io::pwrite(&memory, b"changed", 0).is_err());
+        assert!(rustix::fs::ftruncate(&memory, 0).is_err());
     }
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,29 +23,7 @@ const PACKAGES: [&str; 6] = [
 /// The folder where cargo puts libraries: above the one of test programs. Builds them, once, where they are not fresh.
 pub fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| build(&PACKAGES))
-}
-
-/// Builds packages, and gives the folder where cargo puts their libraries.
-pub fn build(packages: &[&str]) -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let folder = program.parent().and_then(Path::parent).unwrap().to_owned();
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
-        .args(["build", "--quiet"]);
-    cargo.arg("--target-dir").arg(folder.parent().unwrap());
-    if folder.ends_with("release") {
-        cargo.arg("--release");
-    }
-    for package in packages {
-        cargo.args(["-p", package]);
-    }
-    assert!(
-        cargo.status().unwrap().success(),
-        "the plugins for the tests do not build"
-    );
-    folder
+    FOLDER.get_or_init(|| plakar_testkit::built::packages(&PACKAGES))
 }
 
 /// The built library of a package.

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -17,20 +16,7 @@ pub fn registry() -> Registry {
 
 fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let program = std::env::current_exe().unwrap();
-        let folder = program.parent().and_then(Path::parent).unwrap().to_owned();
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
-            .args(["build", "--quiet", "-p", "plakar-connector-s3", "--target-dir"])
-            .arg(folder.parent().unwrap());
-        if folder.ends_with("release") {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().unwrap().success(), "the connector does not build");
-        folder
-    })
+    FOLDER.get_or_init(|| plakar_testkit::built::packages(&["plakar-connector-s3"]))
 }
 
 pub type Settings = BTreeMap<String, String>;

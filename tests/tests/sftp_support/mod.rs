@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use plakar_core::plugin::{HostOptions, PluginError, Registry};
@@ -14,23 +13,7 @@ pub type Settings = BTreeMap<String, String>;
 /// The folder where cargo puts libraries. Builds the connector, once, where it is not fresh.
 pub fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let program = std::env::current_exe().unwrap();
-        let folder = program.parent().and_then(Path::parent).unwrap().to_owned();
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
-            .args(["build", "--quiet", "-p", "plakar-connector-sftp", "--target-dir"])
-            .arg(folder.parent().unwrap());
-        if folder.ends_with("release") {
-            cargo.arg("--release");
-        }
-        assert!(
-            cargo.status().unwrap().success(),
-            "the sftp connector does not build"
-        );
-        folder
-    })
+    FOLDER.get_or_init(|| plakar_testkit::built::packages(&["plakar-connector-sftp"]))
 }
 
 /// A registry that knows the connector, as one beside the program does.
