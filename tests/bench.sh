@@ -505,8 +505,8 @@ if $remote; then
     say "building the servers' keeper"
     [ -n "${SERVERS:-}" ] || (cd "$root" && cargo build --release --locked -p plakar-testkit --bin remote-servers)
     : "${SERVERS:=$(target_folder release)/remote-servers}"
-    : "${PLAKAR_TEST_GARAGE:=$(target_folder tools)/bin/garage}"
-    export PLAKAR_TEST_GARAGE
+    need_compilers
+    need_garage
     make_corpus
     place="$files files of $megabytes MB together (${corpus:-Linux 6.1 sources}); $(machine)"
     touch "$work/notes"
