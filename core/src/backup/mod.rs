@@ -570,7 +570,7 @@ fn scan_all(
         ControlFlow::Continue(())
     };
     if !scan.roots.is_empty() {
-        let reader = BlobReader::new(context.repository, PARENT_CACHE_BYTES);
+        let reader = BlobReader::new(context.repository, PARENT_CACHE_BYTES).distrusting();
         if let Err(error) = Scanner::new(scan, reader, &mut emit).run(parent.map(|parent| parent.tree)) {
             failure.set(error.into());
         }

@@ -162,6 +162,10 @@ impl ChunkSink for SharingWriter<'_> {
         }
         Ok(())
     }
+
+    fn abandon(&mut self) {
+        self.submitted.clear();
+    }
 }
 
 impl SharingWriter<'_> {
@@ -291,5 +295,100 @@ impl<'a> Worker<'a> {
             }
             steps.push(Step::Saved(Box::new(entry), saved.state));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::environment::Environment;
+    use crate::format::object::ObjectKind;
+    use crate::format::tree::{Content, EntryKind};
+    use crate::pipeline::chunk::Chunker;
+    use crate::pipeline::metadata::Owners;
+    use crate::progress::Cancel;
+    use crate::repository::CreateOptions;
+    use crate::storage::memory::MemoryStorage;
+
+    /// Gives so many bytes and then an error, as a device with a bad sector does.
+    struct Failing(std::io::Cursor<Vec<u8>>);
+
+    impl std::io::Read for Failing {
+        fn read(&mut self, space: &mut [u8]) -> std::io::Result<usize> {
+            match self.0.read(space)? {
+                0 => Err(std::io::Error::from_raw_os_error(5)),
+                length => Ok(length),
+            }
+        }
+    }
+
+    fn noise(seed: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new()
+            .update(&seed.to_le_bytes())
+            .finalize_xof()
+            .fill(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_file_after_one_that_could_not_be_read_to_its_end_has_its_own_chunks() {
+        let storage = Arc::new(MemoryStorage::new());
+        let options = CreateOptions::default();
+        let repository = Repository::create(storage, options, Environment::system()).unwrap();
+        let (chunker, owners) = (
+            Chunker::new(repository.config().chunker, repository.keys()),
+            Owners::default(),
+        );
+        let (counters, cancel) = (Counters::default(), Cancel::default());
+        let context = ReadContext {
+            repository: &repository,
+            chunker: &chunker,
+            owners: &owners,
+            counters: &counters,
+            cancel: &cancel,
+            xattrs: false,
+            dry_run: false,
+            parent_time: None,
+            links: Mutex::new(HashMap::new()),
+        };
+        let mode = repository.config().mode();
+        let environment = Environment::system();
+        let packer = Packer::new(
+            repository.keys(),
+            &environment,
+            ObjectKind::DataPack,
+            mode,
+            1 << 30,
+        );
+        let (pack_in, _pack_out) = bounded(1);
+        let (chunk_in, chunk_out) = bounded(4);
+        let mut sharing = SharingWriter {
+            writer: BlobWriter::new(&repository, &packer, pack_in).unwrap(),
+            chunk_in,
+            chunk_out,
+            submitted: VecDeque::new(),
+        };
+        let mut save = |reader: &mut dyn std::io::Read| {
+            let entry = Entry::new(b"file".to_vec(), EntryKind::File);
+            save_stream(&context, entry, b"/file", reader, &mut Vec::new(), &mut sharing).unwrap()
+        };
+        let failed = save(&mut Failing(std::io::Cursor::new(noise(1, 20 << 20))));
+        assert!(failed.entry.is_none() && failed.problems.len() == 1);
+        let good = noise(2, 20 << 20);
+        let saved = save(&mut good.as_slice()).entry.unwrap();
+        let Content::List { depth: 0, items } = &saved.content else {
+            panic!("20 MiB are a short list: {:?}", saved.content);
+        };
+        let mut rest = good.as_slice();
+        for item in items {
+            let (chunk, after) = rest.split_at(usize::try_from(item.length).unwrap());
+            assert_eq!(item.blob, Some(repository.keys().blob_id(chunk)));
+            rest = after;
+        }
+        assert!(rest.is_empty());
     }
 }

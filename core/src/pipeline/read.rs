@@ -46,8 +46,8 @@ pub struct ReadContext<'a> {
     pub dry_run: bool,
     /// When the parent snapshot began; `None` reads everything.
     pub parent_time: Option<Timestamp>,
-    /// Contents of inodes with several names.
-    pub links: Mutex<HashMap<(u64, u64), Content>>,
+    /// Contents of inodes with several names, each with what the inode looked like when it was read.
+    pub links: Mutex<HashMap<(u64, u64), (Stat, Content)>>,
 }
 
 impl std::fmt::Debug for ReadContext<'_> {
@@ -65,6 +65,9 @@ pub trait ChunkSink: BlobSink {
 
     /// Waits until at most `limit` submitted chunks are unfinished and hands over the ids of the finished ones.
     fn drain(&mut self, limit: usize, ids: &mut Vec<BlobId>) -> Result<(), ReadError>;
+
+    /// Nobody wants the ids of submitted chunks any more: their file could not be read to its end. The next file's come first.
+    fn abandon(&mut self);
 }
 
 /// What became of one file.
@@ -280,7 +283,8 @@ fn is_stored(context: &ReadContext<'_>, content: &Content) -> Result<bool, ReadE
         return Ok(true);
     }
     let mut stored = true;
-    let walked = BlobReader::new(context.repository, 4 << 20).for_each_item(content, &mut |item| {
+    let mut reader = BlobReader::new(context.repository, 4 << 20).distrusting();
+    let walked = reader.for_each_item(content, &mut |item| {
         if let Some(id) = item.blob {
             stored &= index.find(&id)?.is_some();
         }
@@ -313,7 +317,7 @@ fn save_regular(
         entry.xattrs = keep_xattrs(xattrs, path, sink, problems)?;
     }
     let link = (stat.links > 1).then_some((stat.device, stat.inode));
-    if let Some(content) = link.and_then(|link| remembered(context, link, stat.size_bytes)) {
+    if let Some(content) = link.and_then(|link| remembered(context, link, stat)) {
         entry.content = content;
         Counters::add(&context.counters.bytes, stat.size_bytes);
         return Ok(entry);
@@ -331,7 +335,7 @@ fn save_regular(
     } else if let Some(link) = link {
         let mut links = context.links.lock().unwrap_or_else(PoisonError::into_inner);
         if links.len() < REMEMBERED_LINKS {
-            links.insert(link, content.clone());
+            links.insert(link, (*stat, content.clone()));
         }
     }
     entry.size_bytes = read_bytes;
@@ -339,10 +343,16 @@ fn save_regular(
     Ok(entry)
 }
 
-fn remembered(context: &ReadContext<'_>, link: (u64, u64), size_bytes: u64) -> Option<Content> {
+/// The content of another name of the inode, unless it was touched since: it may have been written to, or be a new file that was given
+/// the number of one that is gone.
+fn remembered(context: &ReadContext<'_>, link: (u64, u64), stat: &Stat) -> Option<Content> {
     let links = context.links.lock().unwrap_or_else(PoisonError::into_inner);
-    let content = links.get(&link)?;
-    (crate::format::tree::content_length(content) == Ok(size_bytes)).then(|| content.clone())
+    let (then, content) = links.get(&link)?;
+    let untouched = then.changed == stat.changed
+        && then.modified == stat.modified
+        && then.born == stat.born
+        && then.size_bytes == stat.size_bytes;
+    untouched.then(|| content.clone())
 }
 
 fn keep_xattrs(
@@ -507,6 +517,21 @@ type Fill<'a> = dyn FnMut(&mut [u8], u64) -> Result<usize, Errno> + 'a;
 fn read_extent(
     context: &ReadContext<'_>,
     fill: &mut Fill<'_>,
+    extent: (u64, u64),
+    buffer: &mut Vec<u8>,
+    sink: &mut dyn ChunkSink,
+    items: &mut Vec<ContentItem>,
+) -> Result<u64, Failure> {
+    let reached = cut_extent(context, fill, extent, buffer, sink, items);
+    if reached.is_err() {
+        sink.abandon();
+    }
+    reached
+}
+
+fn cut_extent(
+    context: &ReadContext<'_>,
+    fill: &mut Fill<'_>,
     (start, end): (u64, u64),
     buffer: &mut Vec<u8>,
     sink: &mut dyn ChunkSink,
@@ -622,6 +647,11 @@ fn finish_extent(
         begin += chunk.len();
     }
     sink.drain(0, &mut ids)?;
+    // Never a list in which a stretch has another's bytes.
+    if lengths.len() != ids.len() {
+        let why = "its chunks were not stored one by one";
+        return Err(Failure::Repository(ReadError::damaged("the list of a file", why)));
+    }
     items.extend(lengths.into_iter().zip(ids).map(|(length, id)| ContentItem {
         length,
         blob: Some(id),

@@ -106,6 +106,7 @@ pub struct BlobReader<'a> {
     ahead: Option<ReadAhead>,
     /// The memory of a frame that was dropped: fresh memory costs more than to fill it.
     spare: Vec<u8>,
+    distrusts: bool,
 }
 
 impl<'a> BlobReader<'a> {
@@ -119,6 +120,16 @@ impl<'a> BlobReader<'a> {
             capacity_bytes,
             ahead: None,
             spare: Vec::new(),
+            distrusts: false,
+        }
+    }
+
+    /// The same reader for a backup: a pack in which a blob turns out damaged counts as absent from then on, so that what it holds is
+    /// stored again where it is met, and not named once more.
+    pub(crate) fn distrusting(self) -> Self {
+        Self {
+            distrusts: true,
+            ..self
         }
     }
 
@@ -151,12 +162,17 @@ impl<'a> BlobReader<'a> {
             Err(error) if error.is_damage() => error,
             result => return result,
         };
-        for other in self.repository.index().places(id)? {
-            if other.pack.id != place.pack.id
-                && let Ok(blob) = self.read_at(id, &other)
+        let places = self.repository.index().places(id)?;
+        for other in &places {
+            if (other.pack.id, other.frame_offset) != (place.pack.id, place.frame_offset)
+                && let Ok(blob) = self.read_at(id, other)
             {
                 return Ok(blob);
             }
+        }
+        if self.distrusts {
+            let packs = places.iter().map(|place| place.pack.id);
+            self.repository.index().distrust(packs);
         }
         Err(damage)
     }
