@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags, RawDir, openat};
+use rustix::fs::{FileType, Mode, OFlags, RawDir, SeekFrom, openat, seek};
 use rustix::io::Errno;
 
 use crate::format::tree::{Entry, EntryKind, MAX_DIRECTORY_DEPTH};
@@ -175,6 +175,8 @@ impl Names {
             .unwrap_or_default()
     }
 
+    /// Puts the names in order, each once. A name that was taken away and made again while the directory was read may have been
+    /// given twice, and may have become something else: who visits it looks again.
     fn sort(&mut self) {
         let bytes = &self.bytes;
         let name = |place: &(u32, u16, EntryHint)| {
@@ -182,6 +184,28 @@ impl Names {
             bytes.get(start..start + usize::from(place.1)).unwrap_or_default()
         };
         self.places.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+        self.places.dedup_by(|again, kept| {
+            let same = name(again) == name(kept);
+            if same && again.2 != kept.2 {
+                kept.2 = EntryHint::Unknown;
+            }
+            same
+        });
+    }
+
+    /// Adds what another reading of the directory found. A name that only one of the two has stays if `is_there` says so.
+    fn merge(self, again: &Self, mut is_there: impl FnMut(&[u8]) -> bool) -> Self {
+        let mut all = Self::default();
+        for (one, other) in [(&self, again), (again, &self)] {
+            for &place in &one.places {
+                let name = one.name(place);
+                if other.has(name) || is_there(name) {
+                    all.push(name, place.2);
+                }
+            }
+        }
+        all.sort();
+        all
     }
 
     fn has(&self, wanted: &[u8]) -> bool {
@@ -245,6 +269,39 @@ fn read_names(directory: &OwnedFd) -> Result<Names, Errno> {
         names.push(name, hint);
     }
     names.sort();
+    Ok(names)
+}
+
+/// Readings of a directory that is written to meanwhile, at most.
+const READINGS: usize = 5;
+
+/// Reads a directory until it did not change meanwhile. A file that is saved by renaming another over it may move to a place in the
+/// directory that was read already, and would be missed although it was there all the time.
+fn read_settled(directory: &OwnedFd) -> Result<Names, Errno> {
+    let state = || stat_fd(directory).map(|stat| (stat.modified, stat.changed));
+    let is_there = |name: &[u8]| stat_at(directory, name).is_ok();
+    let read = || {
+        seek(directory, SeekFrom::Start(0))?;
+        read_names(directory)
+    };
+    settle(state, read, is_there)
+}
+
+fn settle<S: PartialEq>(
+    mut state: impl FnMut() -> Result<S, Errno>,
+    mut read: impl FnMut() -> Result<Names, Errno>,
+    mut is_there: impl FnMut(&[u8]) -> bool,
+) -> Result<Names, Errno> {
+    let mut before = state()?;
+    let mut names = read()?;
+    for _ in 1..READINGS {
+        let after = state()?;
+        if before == after {
+            break;
+        }
+        before = after;
+        names = names.merge(&read()?, &mut is_there);
+    }
     Ok(names)
 }
 
@@ -500,7 +557,7 @@ impl<'a> Scanner<'a> {
         let inside = root.is_some() || plan.root;
         let mut names = Names::default();
         if inside {
-            match read_names(&fd) {
+            match read_settled(&fd) {
                 Ok(read) => names = read,
                 Err(error) => self.problem(path.clone(), "cannot list the directory", error),
             }
@@ -543,4 +600,72 @@ fn is_cache(directory: &OwnedFd) -> bool {
     };
     let mut start = [0; 43];
     rustix::io::read(&tag, &mut start).is_ok_and(|length| start.get(..length) == Some(CACHE_TAG_SIGNATURE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_was_given_twice_stands_once_and_is_looked_at_again() {
+        let mut names = Names::default();
+        for (name, hint) in [
+            ("saved", EntryHint::File),
+            ("a", EntryHint::Directory),
+            ("swapped", EntryHint::File),
+            ("saved", EntryHint::File),
+            ("swapped", EntryHint::Directory),
+            ("b", EntryHint::Special),
+        ] {
+            names.push(name.as_bytes(), hint);
+        }
+        names.sort();
+        let found: Vec<_> = names
+            .places
+            .iter()
+            .map(|&place| (names.name(place), place.2))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (&b"a"[..], EntryHint::Directory),
+                (b"b", EntryHint::Special),
+                (b"saved", EntryHint::File),
+                (b"swapped", EntryHint::Unknown),
+            ]
+        );
+    }
+
+    fn found(readings: &[&[&str]], states: &[u32], there: &[&str]) -> (Vec<String>, usize) {
+        let (mut readings, mut states) = (readings.iter(), states.iter());
+        let mut count = 0;
+        let names = settle(
+            || Ok(*states.next().unwrap()),
+            || {
+                count += 1;
+                let mut names = Names::default();
+                for name in *readings.next().unwrap() {
+                    names.push(name.as_bytes(), EntryHint::File);
+                }
+                names.sort();
+                Ok(names)
+            },
+            |name| there.iter().any(|there| there.as_bytes() == name),
+        )
+        .unwrap();
+        let text = |&place: &_| String::from_utf8(names.name(place).to_vec()).unwrap();
+        (names.places.iter().map(text).collect(), count)
+    }
+
+    #[test]
+    fn a_directory_that_is_written_to_is_read_again_and_a_file_that_moved_in_it_is_not_missed() {
+        assert_eq!(
+            found(&[&["a", "b"]], &[1, 1], &[]),
+            (vec!["a".into(), "b".into()], 1)
+        );
+        let moved = found(&[&["a", "gone"], &["b"]], &[1, 2, 2], &["a", "b"]);
+        assert_eq!(moved, (vec!["a".into(), "b".into()], 2));
+        let never_still = found(&[&["a"][..]; READINGS], &[1, 2, 3, 4, 5, 6], &[]);
+        assert_eq!(never_still, (vec!["a".into()], READINGS));
+    }
 }
