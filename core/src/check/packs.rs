@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::format::index_segment::PackInfo;
 use crate::format::object::HEADER_BYTES;
-use crate::format::pack::{ContentsFrame, TRAILER_BYTES, Trailer};
+use crate::format::pack::{ContentsBlob, ContentsFrame, TRAILER_BYTES, Trailer};
 use crate::format::snapshot::Snapshot;
 use crate::format::tree::{Entry, EntryKind};
 use crate::id::{BlobId, PackId};
+use crate::index::Place;
 use crate::progress::{Counters, Job};
 use crate::read_error::{DamageContext, ReadError};
 use crate::repository::{
@@ -372,11 +373,7 @@ fn verify_frame(
                 "its bytes are not those that its id promises",
             ));
         }
-        if let Some(place) = repository.index().find(&blob.id)?
-            && place.pack.id == pack.info.id
-            && (place.frame_offset, place.frame_length) == (frame.offset, frame.length)
-            && (place.blob_offset as usize != start || place.blob_length != blob.length)
-        {
+        if !index_agrees(repository, pack, frame, blob, start)? {
             return Err(ReadError::damaged(
                 format!("blob {}", blob.id),
                 "the index names another place for it",
@@ -391,5 +388,32 @@ fn verify_frame(
             pack_key(pack.info.id),
             "its table of contents does not fit its frames",
         ))
+    }
+}
+
+/// Whether the index, if it looks for a blob in this pack, looks where it is. A blob may be in a pack more than once.
+fn index_agrees(
+    repository: &Repository,
+    pack: &OpenedPack,
+    frame: &ContentsFrame,
+    blob: &ContentsBlob,
+    start: usize,
+) -> Result<bool, ReadError> {
+    let index = repository.index();
+    let is_here = |place: &Place| {
+        (place.frame_offset, place.frame_length) == (frame.offset, frame.length)
+            && place.blob_offset as usize == start
+            && place.blob_length == blob.length
+    };
+    match index.find(&blob.id)? {
+        Some(place) if place.pack.id == pack.info.id && !is_here(&place) => {
+            let places = index.places(&blob.id)?;
+            let here = places
+                .iter()
+                .filter(|place| place.pack.id == pack.info.id)
+                .any(is_here);
+            Ok(here)
+        }
+        _ => Ok(true),
     }
 }
