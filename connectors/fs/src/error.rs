@@ -33,6 +33,18 @@ pub(crate) fn os_error(doing: &str, path: &Path, errno: Errno) -> Error {
     Error::new(kind, format!("cannot {doing} {}: {note}{text}", path.display()))
 }
 
+/// The error for `errno` met while reading what is stored at `path`. A sector that is gone, or a checksum of the file system that
+/// differs, is damage of this object and says nothing of others: whoever asked can go on with them.
+pub(crate) fn read_error(path: &Path, errno: Errno) -> Error {
+    let error = os_error("read", path, errno);
+    match errno {
+        Errno::IO | Errno::BADMSG | Errno::UCLEAN | Errno::NODATA | Errno::REMOTEIO => {
+            Error::new(ErrorKind::Corrupt, error.message)
+        }
+        _ => error,
+    }
+}
+
 /// The error for something at `path` that is there but of the wrong kind.
 pub(crate) fn wrong_kind(kind: ErrorKind, path: &Path, what: &str) -> Error {
     Error::new(kind, format!("{} {what}", path.display()))
@@ -62,6 +74,22 @@ mod tests {
                 "{}",
                 error.message
             );
+        }
+    }
+
+    #[test]
+    fn what_the_device_cannot_give_back_is_damage_of_that_object() {
+        for (errno, kind) in [
+            (Errno::IO, ErrorKind::Corrupt),
+            (Errno::BADMSG, ErrorKind::Corrupt),
+            (Errno::UCLEAN, ErrorKind::Corrupt),
+            (Errno::ACCESS, ErrorKind::Permission),
+            (Errno::NOENT, ErrorKind::NotFound),
+            (Errno::TIMEDOUT, ErrorKind::Timeout),
+        ] {
+            let error = read_error(Path::new("/srv/backup/x"), errno);
+            assert_eq!(error.kind, kind);
+            assert!(error.message.starts_with("cannot read /srv/backup/x"));
         }
     }
 }

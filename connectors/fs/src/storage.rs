@@ -15,7 +15,7 @@ use crate::client::{
     FOLDER_MODE, Root, TEMPORARY_PREFIX, TemporaryFile, kind_of, not_an_object, open_below, sync,
 };
 use crate::config::root_path;
-use crate::error::{os_error, wrong_kind};
+use crate::error::{os_error, read_error, wrong_kind};
 use crate::listing;
 
 /// How much is written between two looks at whether the host wants to stop.
@@ -127,7 +127,7 @@ impl Connector for FsConnector {
         check_key(key)?;
         self.stop_if_cancelled()?;
         let place = self.root.find(key)?.ok_or_else(|| self.missing(key))?;
-        let failed = |errno| os_error("read", &self.root.display(key), errno);
+        let failed = |errno| read_error(&self.root.display(key), errno);
         // NONBLOCK: opening a foreign pipe must not wait for its writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = retry_on_intr(|| rustix::fs::openat(&place.folder, place.name, flags, Mode::empty()))
