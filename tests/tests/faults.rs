@@ -622,6 +622,94 @@ fn a_damaged_file_is_not_put_over_a_good_one() {
 }
 
 #[test]
+fn a_damaged_file_of_several_names_is_not_put_over_good_ones() {
+    let folder = fast_folder();
+    let tree = Tree::new(folder.path().join("source"));
+    tree.file("first", random::bytes(1, 5000));
+    tree.hard_link("first", "second");
+    let storage = engine::storage_of(&Objects::new());
+    let snapshot = engine::snapshot_of(&engine::create(storage.clone(), None), tree.root());
+    let mut objects = engine::objects_of(storage.as_ref());
+    let target = folder.path().join("target");
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("first"), "good").unwrap();
+    fs::write(target.join("second"), "good too").unwrap();
+    let data = objects
+        .values_mut()
+        .find(|object| object[4] == 3)
+        .expect("a data pack");
+    Arc::make_mut(data)[60] ^= 1;
+    let repository = engine::open(engine::storage_of(&objects), None).unwrap();
+    let mut options = engine::restore_options(&target);
+    options.overwrite = Overwrite::Always;
+    let report = engine::silently(|job| restore(&repository, &snapshot, options, job)).unwrap();
+    assert!(report.damage_count > 0);
+    assert_eq!(fs::read(target.join("first")).unwrap(), b"good");
+    assert_eq!(fs::read(target.join("second")).unwrap(), b"good too");
+    // With a whole repository they are replaced, and are one file again.
+    let repository = engine::open(storage, None).unwrap();
+    let mut options = engine::restore_options(&target);
+    options.overwrite = Overwrite::Always;
+    let report = engine::silently(|job| restore(&repository, &snapshot, options, job)).unwrap();
+    assert_eq!((report.damage_count, report.problem_count), (0, 0));
+    assert_same(&Image::of(tree.root()), &Image::of(&target));
+}
+
+#[test]
+fn a_damaged_tree_is_stored_again_by_the_next_backup_of_unchanged_files() {
+    let folder = fast_folder();
+    let tree = mixed(folder.path().join("source"));
+    let storage = engine::storage_of(&Objects::new());
+    engine::snapshot_of(&engine::create(storage.clone(), None), tree.root());
+    let mut objects = engine::objects_of(storage.as_ref());
+    let pack = objects
+        .values_mut()
+        .find(|object| object[4] == 4)
+        .expect("a tree pack");
+    Arc::make_mut(pack)[100] ^= 1;
+    let storage = engine::storage_of(&objects);
+    let repository = engine::open(storage.clone(), None).unwrap();
+    let snapshot = engine::snapshot_of(&repository, tree.root());
+    let repository = engine::open(storage, None).unwrap();
+    assert_restores(&repository, &snapshot, &Image::of(tree.root()), folder.path());
+}
+
+#[test]
+fn a_pack_that_the_device_cannot_give_back_takes_no_other_file_with_it() {
+    let folder = fast_folder();
+    let storage = FaultyStorage::around(engine::storage_of(&Objects::new()));
+    let repository = engine::create(storage.clone(), None);
+    let first = Tree::new(folder.path().join("source"));
+    first.file("lost", random::bytes(1, 5000));
+    engine::snapshot_of(&repository, first.root());
+    first.file("whole", random::bytes(2, 5000));
+    let snapshot = engine::snapshot_of(&repository, first.root());
+    let repository = engine::open(storage.clone(), None).unwrap();
+    let mut told = 0;
+    for call in 0..20 {
+        let target = TempDir::new_in(folder.path()).unwrap();
+        let target = target.path().join("target");
+        storage.arm(Fault {
+            operation: Some(Operation::Get),
+            call,
+            manner: Manner::Refuses,
+            kind: StorageErrorKind::Corrupt,
+        });
+        let Ok(report) = engine::restore_to(&repository, &snapshot, &target) else {
+            continue;
+        };
+        for name in ["lost", "whole"] {
+            let restored = target.join(name);
+            let wanted = fs::read(first.path(name)).unwrap();
+            assert!(report.damage_count > 0 || fs::read(&restored).unwrap() == wanted);
+            assert!(!restored.exists() || fs::read(&restored).unwrap() == wanted);
+        }
+        told += u32::from(report.damage_count == 1 && target.join("whole").exists());
+    }
+    assert!(told > 0, "one unreadable pack was never only one lost file");
+}
+
+#[test]
 fn a_full_repository_disk_fails_clearly_keeps_what_was_there_and_works_again_with_space() {
     let lab = Lab::new();
     let disk = Tmpfs::mount(lab.repository(), 6 << 20);

@@ -237,6 +237,63 @@ fn hard_links_are_linked_again_and_stored_once() {
 }
 
 #[test]
+fn a_file_written_to_between_two_of_its_names_has_under_each_what_was_read_then() {
+    use plakar_core::backup::{BackupOptions, FilterItem, Source, backup};
+    use plakar_core::progress::{Item, Observer};
+    use plakar_testkit::engine;
+
+    /// Remembers whether the first name was saved.
+    #[derive(Debug, Default)]
+    struct Watch {
+        saved: std::sync::Mutex<bool>,
+        changed: std::sync::Condvar,
+    }
+    impl Observer for Watch {
+        fn item(&self, item: Item<'_>) {
+            if item.path.ends_with(b"/a") {
+                *self.saved.lock().unwrap() = true;
+                self.changed.notify_all();
+            }
+        }
+    }
+    let lab = Lab::new();
+    let tree = Tree::new(lab.path("source"));
+    tree.file("a", random::bytes(1, 5000));
+    tree.hard_link("a", "z");
+    // A batch of files between the two names.
+    for number in 0..2000 {
+        tree.file(format!("m{number}"), "");
+    }
+    let watch = Arc::new(Watch::default());
+    let filter = {
+        let (watch, path) = (Arc::clone(&watch), tree.path("z"));
+        move |item: &FilterItem<'_>| {
+            if item.relative == Path::new("z") {
+                let mut saved = watch.saved.lock().unwrap();
+                while !*saved {
+                    saved = watch.changed.wait(saved).unwrap();
+                }
+                fs::write(&path, random::bytes(2, 5000)).unwrap();
+            }
+            false
+        }
+    };
+    let storage = engine::storage_of(&engine::Objects::new());
+    let repository = engine::create(storage, None);
+    let options = BackupOptions {
+        sources: vec![Source::Path(tree.root().to_owned())],
+        filter: Some(Arc::new(filter)),
+        workers: 2,
+        ..BackupOptions::default()
+    };
+    let report = engine::watched(watch.as_ref(), |job| backup(&repository, options, job)).unwrap();
+    let target = lab.path("restored");
+    engine::restore_to(&repository, &report.snapshot.unwrap(), &target).unwrap();
+    assert_eq!(fs::read(target.join("a")).unwrap(), random::bytes(1, 5000));
+    assert_eq!(fs::read(target.join("z")).unwrap(), random::bytes(2, 5000));
+}
+
+#[test]
 fn a_hard_link_whose_other_name_is_not_backed_up_comes_back_as_a_file() {
     let lab = Lab::with_repository();
     let tree = Tree::new(lab.path("source"));
@@ -395,6 +452,80 @@ fn access_control_lists_come_back() {
         Image::of(&target).nodes[&b"file"[..]].xattrs[0].0,
         b"system.posix_acl_access"
     );
+}
+
+/// What a folder gives to whatever is made in it: access for others, and its group.
+fn set_inherited(folder: &Path) {
+    const NOBODY: u32 = u32::MAX;
+    let list = acl(&[
+        (1, 7, NOBODY),
+        (2, 7, 1000),
+        (4, 7, NOBODY),
+        (16, 7, NOBODY),
+        (32, 0, NOBODY),
+    ]);
+    set_xattr(folder, "system.posix_acl_default", &list);
+    set_owner(folder, 0, 4242);
+    set_mode(folder, 0o2755);
+}
+
+#[test]
+fn what_a_target_folder_gives_to_new_files_is_taken_from_restored_ones() {
+    root_only();
+    let lab = Lab::with_repository();
+    let tree = mixed(lab.path("source"));
+    set_mode(&tree.file("private", "1"), 0o640);
+    set_mode(&tree.file("public", random::bytes(5, 5000)), 0o664);
+    set_mode(&tree.file("folder/deeper/private", "2"), 0o640);
+    tree.file("linked", random::bytes(6, 5000));
+    tree.hard_link("linked", "folder/linked too");
+    tree.special("pipe", FileType::Fifo, 0, 0);
+    set_mode(&tree.path("pipe"), 0o640);
+    let wanted = Image::of(tree.root());
+    let id = lab.backup([tree.root()]);
+    let target = Tree::new(lab.path("restored"));
+    set_inherited(target.root());
+    lab.restore(&id, "restored");
+    assert_same(&wanted.clone().below(), &Image::of(target.root()).below());
+    // And in folders that exist already and stay as they are.
+    let target = Tree::new(lab.path("again"));
+    set_inherited(&target.directory("folder"));
+    let kept = Image::of(&target.path("folder"));
+    restore(&lab, target.root(), &["-quiet", "-overwrite", "never", &id]).ok();
+    let restored = Image::of(target.root());
+    assert_eq!(restored.nodes[&b"folder"[..]].xattrs, kept.nodes[&b""[..]].xattrs);
+    let inside = |image: Image| {
+        let mut image = image.below();
+        image.nodes.remove(&b"folder"[..]);
+        image
+    };
+    assert_same(&inside(wanted), &inside(restored));
+}
+
+#[test]
+fn overwrite_always_takes_away_what_others_were_given_since() {
+    root_only();
+    const NOBODY: u32 = u32::MAX;
+    let lab = Lab::with_repository();
+    let tree = mixed(lab.path("source"));
+    set_xattr(&tree.path("text"), "user.kept", b"1");
+    let wanted = Image::of(tree.root());
+    let id = lab.backup([tree.root()]);
+    let target = lab.restore(&id, "restored");
+    let list = acl(&[
+        (1, 7, NOBODY),
+        (2, 7, 1000),
+        (4, 7, NOBODY),
+        (16, 7, NOBODY),
+        (32, 0, NOBODY),
+    ]);
+    for name in ["small", "folder"] {
+        set_xattr(&target.join(name), "system.posix_acl_access", &list);
+    }
+    set_xattr(&target.join("folder"), "system.posix_acl_default", &list);
+    set_xattr(&target.join("empty"), "user.foreign", b"2");
+    restore(&lab, &target, &["-quiet", "-overwrite", "always", &id]).ok();
+    assert_same(&wanted.below(), &Image::of(&target).below());
 }
 
 #[test]
@@ -784,6 +915,32 @@ fn only_files_that_differ_are_written_again() {
     assert_eq!(large.metadata().unwrap().blocks(), blocks);
     // The target itself was there: it keeps its own attributes.
     assert_same(&Image::of(tree.root()).below(), &Image::of(&target).below());
+}
+
+#[test]
+fn a_terabyte_of_nothing_is_compared_without_being_read() {
+    let lab = Lab::with_repository();
+    let tree = Tree::new(lab.path("source"));
+    tree.sparse("sparse", 1 << 40, &[(1 << 39, b"in the middle")]);
+    let id = lab.backup([tree.root()]);
+    let target = lab.restore(&id, "restored");
+    let inode = fs::metadata(target.join("sparse")).unwrap().ino();
+    restore(&lab, &target, &["-quiet", "-overwrite", "always", &id]).ok();
+    let metadata = fs::metadata(target.join("sparse")).unwrap();
+    assert_eq!(metadata.ino(), inode, "the same file was written again");
+    // Where one of them has a hole and the other has zeros there is no difference, elsewhere there is.
+    let file = fs::File::options()
+        .write(true)
+        .open(target.join("sparse"))
+        .unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4096], 1 << 38).unwrap();
+    restore(&lab, &target, &["-quiet", "-overwrite", "always", &id]).ok();
+    assert_eq!(fs::metadata(target.join("sparse")).unwrap().ino(), inode);
+    std::os::unix::fs::FileExt::write_all_at(&file, b"x", (1 << 40) - 1).unwrap();
+    restore(&lab, &target, &["-quiet", "-overwrite", "always", &id]).ok();
+    let metadata = fs::metadata(target.join("sparse")).unwrap();
+    assert_ne!(metadata.ino(), inode, "a difference at the end was not seen");
+    assert_eq!(metadata.len(), 1 << 40);
 }
 
 #[test]

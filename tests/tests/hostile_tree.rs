@@ -19,13 +19,14 @@ use plakar_core::pipeline::frame::{FrameBuilder, PlainFrame};
 use plakar_core::pipeline::pack::Packer;
 use plakar_core::pipeline::store::Store;
 use plakar_core::progress::Counters;
-use plakar_core::repository::{Compression, Repository, snapshot_key};
+use plakar_core::repository::{Compression, Repository, pack_id_of, read_pack_contents, snapshot_key};
 use plakar_core::restore::{Overwrite, restore};
 use plakar_core::storage::Storage;
 use plakar_core::storage::memory::MemoryStorage;
 use plakar_testkit::engine::{self, Objects, Problems};
 use plakar_testkit::tree::Tree;
 use plakar_testkit::{Image, Lab, Run};
+use rustix::fs::FileType;
 
 /// Stores blobs of any content with genuine keys: what somebody who knows the passphrase can do.
 struct Forge<'a> {
@@ -321,6 +322,79 @@ fn a_hard_link_to_what_became_a_symlink_reaches_nothing() {
         }
         forge.leaf(&[first, second])
     });
+}
+
+#[test]
+fn an_inode_number_that_was_given_again_while_the_backup_ran_links_nothing_wrong() {
+    let numbered = |mut entry: Entry, born: Option<i64>| {
+        entry.inode = 7;
+        entry.hard_link = Some(plakar_core::format::tree::HardLink { device: 1, links: 2 });
+        entry.born = born.map(|seconds| Timestamp {
+            seconds,
+            nanoseconds: 0,
+        });
+        entry
+    };
+    let judged = outcome(|forge, _| {
+        let mut private = numbered(file(b"d private", b"first"), Some(2));
+        private.mode = 0o600;
+        forge.leaf(&[
+            numbered(file(b"a", b"first"), Some(1)),
+            numbered(file(b"b", b"other"), Some(1)),
+            numbered(file(b"c", b"first"), Some(1)),
+            private,
+            numbered(symlink(b"e", b"nowhere"), Some(1)),
+        ])
+    });
+    assert!(!judged.named && !judged.refused);
+    let node = |name: &[u8]| &judged.restored.nodes[name];
+    let content = |bytes: &[u8]| Some(*blake3::hash(bytes).as_bytes());
+    assert_eq!(
+        node(b"b").content,
+        content(b"other"),
+        "a file has the content of another"
+    );
+    assert_eq!(node(b"d private").mode, 0o600, "a file has the mode of another");
+    assert_eq!(node(b"e").kind, FileType::Symlink);
+    assert_eq!(node(b"a").content, content(b"first"));
+    let together = [node(b"a"), node(b"c"), node(b"b")].map(|node| node.link_group.as_deref());
+    assert_eq!(together, [Some(&b"a"[..]), Some(b"a"), None]);
+}
+
+#[test]
+fn an_index_that_looks_for_a_blob_in_another_frame_is_named() {
+    let (storage, _) = forged(|forge| forge.leaf(&[file(b"a", b"1")]));
+    let index: Vec<String> = engine::objects_of(storage.as_ref())
+        .into_keys()
+        .filter(|key| key.starts_with("index/"))
+        .collect();
+    for key in index {
+        storage.delete(&key).unwrap();
+    }
+    let repository = engine::open(storage.clone(), None).unwrap();
+    let keys = engine::keys_of(storage.as_ref(), None);
+    let counters = Counters::default();
+    let pack = engine::objects_of(storage.as_ref())
+        .into_iter()
+        .find(|object| object.0.starts_with("packs/"))
+        .unwrap();
+    let id = pack_id_of(&pack.0).unwrap();
+    let size = pack.1.len() as u64;
+    let mut opened = read_pack_contents(storage.as_ref(), &keys, Mode::Plain, id, size).unwrap();
+    opened.frames[0].offset += 1;
+    repository.index().record(opened.info, &opened.frames);
+    let store = Store::new(&repository, SessionId([2; 16]), &counters);
+    store.publish(true).unwrap();
+    let repository = engine::open(storage, None).unwrap();
+    let report = engine::check_all(&repository).unwrap();
+    assert!(
+        report
+            .damage
+            .iter()
+            .any(|damage| damage.why.contains("names another place")),
+        "{:?}",
+        report.damage
+    );
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Sets owners, modes, extended attributes and times. In this order: a change of owner clears setuid bits and capabilities, and all of them touch the times.
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chownat, utimensat};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chownat,
+    utimensat,
+};
 use rustix::io::Errno;
 
 use crate::environment::Timestamp;
@@ -14,25 +17,57 @@ use crate::format::tree::{Entry, EntryKind, Xattr};
 #[derive(Debug)]
 pub(super) struct Attributes {
     permissions: bool,
+    /// Whether the snapshot knows extended attributes.
+    with_xattrs: bool,
     root: bool,
-    uid: u32,
-    gid: u32,
-    umask: u32,
     users: Mutex<HashMap<String, Option<u32>>>,
     groups: Mutex<HashMap<String, Option<u32>>>,
 }
 
-/// The file mode creation mask, read without changing it.
-fn read_umask() -> Option<u32> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
-    u32::from_str_radix(line.trim(), 8).ok()
+/// What a file or folder was before its attributes are set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Was {
+    /// Just created with [`Attributes::creation_mode`]: most often nothing is left to do.
+    Fresh,
+    /// Made by this restore, in some other way.
+    Ours,
+    /// There before: it may have attributes that the snapshot knows nothing of.
+    Theirs,
 }
+
+/// The access control list of a file, and the one that a folder gives to what is made in it.
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
+/// Whether what is made in a folder inherits access control entries.
+pub(super) fn passes_on_acl(folder: impl AsFd) -> bool {
+    rustix::fs::fgetxattr(folder, DEFAULT_ACL, &mut [0_u8; 0][..]).is_ok()
+}
+
+/// Attributes that decide who may do what, or that users set: not those that the system keeps for itself.
+fn is_theirs_to_remove(name: &[u8]) -> bool {
+    name == ACCESS_ACL || name == DEFAULT_ACL || name == b"security.capability" || name.starts_with(b"user.")
+}
+
+/// With these a program runs as the owner or group of its file: which must then be the right ones.
+const SET_ID_BITS: u32 = 0o6000;
 
 fn path_of(folder: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     let mut path = format!("/proc/self/fd/{}/", folder.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
     path
+}
+
+/// Linux has no chmod that refuses symlinks everywhere. Whoever may write in the folder could have put one there since the name was made:
+/// so what has the name is held, which follows nothing, and its mode is set.
+fn set_mode_by_name(folder: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&held)?.st_mode) == FileType::Symlink {
+        return Err(Errno::LOOP);
+    }
+    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    rustix::fs::chmod(path.as_str(), Mode::from_raw_mode(mode))
 }
 
 fn times(modified: Timestamp) -> Timestamps {
@@ -49,17 +84,49 @@ fn times(modified: Timestamp) -> Timestamps {
 }
 
 impl Attributes {
-    pub(super) fn new(permissions: bool) -> Self {
-        let uid = rustix::process::geteuid();
+    pub(super) fn new(permissions: bool, with_xattrs: bool) -> Self {
         Self {
             permissions,
-            root: uid.is_root(),
-            uid: uid.as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            umask: read_umask().unwrap_or(0o777),
+            with_xattrs,
+            root: rustix::process::geteuid().is_root(),
             users: Mutex::default(),
             groups: Mutex::default(),
         }
+    }
+
+    /// Takes away what a new file or folder was given by the folder that it was made in. It can fail only where nothing was given.
+    pub(super) fn drop_inherited(&self, fd: BorrowedFd<'_>) {
+        if self.permissions {
+            for name in [ACCESS_ACL, DEFAULT_ACL] {
+                rustix::fs::fremovexattr(fd, name).unwrap_or_default();
+            }
+        }
+    }
+
+    /// The same for a name that cannot be opened.
+    pub(super) fn drop_inherited_by_name(&self, folder: BorrowedFd<'_>, name: &[u8]) {
+        if self.permissions {
+            rustix::fs::lremovexattr(path_of(folder, name).as_slice(), ACCESS_ACL).unwrap_or_default();
+        }
+    }
+
+    /// Takes away what the snapshot does not have: whoever was given access since would keep it.
+    fn drop_others(&self, fd: BorrowedFd<'_>, wanted: &[Xattr]) -> Result<(), Errno> {
+        let mut list = vec![0; 64 << 10];
+        let length = match rustix::fs::flistxattr(fd, list.as_mut_slice()) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+            length => length?,
+        };
+        let names = list.get(..length).unwrap_or_default().split(|&byte| byte == 0);
+        for name in names.filter(|name| is_theirs_to_remove(name)) {
+            if wanted.iter().all(|xattr| xattr.name != name) {
+                match self.excuse(name, rustix::fs::fremovexattr(fd, name)) {
+                    Ok(()) | Err(Errno::NODATA) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The mode with which to create a file so that, most often, no second call is needed.
@@ -88,14 +155,13 @@ impl Attributes {
         (uid.unwrap_or(entry.uid), gid.unwrap_or(entry.gid))
     }
 
-    /// Sets everything on an open file or directory. `fresh` says that it was just created with [`Attributes::creation_mode`].
-    /// All is tried; what failed is returned.
+    /// Sets everything on an open file or directory. All is tried; what failed is returned.
     pub(super) fn set_fd(
         &self,
         fd: BorrowedFd<'_>,
         entry: &Entry,
         xattrs: &[Xattr],
-        fresh: bool,
+        was: Was,
     ) -> Vec<(String, Errno)> {
         let mut failed = Vec::new();
         let mut note = |what: &str, result: Result<(), Errno>| {
@@ -104,21 +170,31 @@ impl Attributes {
             }
         };
         if self.permissions {
+            // The folder, or how the file system is mounted, may have had a say in what a fresh file is.
+            let is = (was == Was::Fresh).then(|| rustix::fs::fstat(fd).ok()).flatten();
             let (uid, gid) = self.owner(entry);
-            let chown = self.root && !(fresh && uid == self.uid && gid == self.gid);
+            let mut mode = entry.mode;
+            let chown = self.root && !is.is_some_and(|is| is.st_uid == uid && is.st_gid == gid);
             if chown {
                 let result = rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+                if result.is_err() && entry.kind == EntryKind::File {
+                    mode &= !SET_ID_BITS;
+                }
                 note("cannot set the owner", result);
             }
-            if !(fresh && !chown && entry.mode & !0o777 == 0 && entry.mode & self.umask == 0) {
+            if was == Was::Theirs && self.with_xattrs {
+                note("cannot remove the attributes", self.drop_others(fd, xattrs));
+            }
+            let has_mode = is.is_some_and(|is| is.st_mode & 0o7777 == mode);
+            if !has_mode || (chown && mode & SET_ID_BITS != 0) {
                 note(
                     "cannot set the mode",
-                    rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode)),
+                    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)),
                 );
             }
             for xattr in xattrs {
                 let result = rustix::fs::fsetxattr(fd, &*xattr.name, &xattr.value, XattrFlags::empty());
-                note(&xattr_failure(xattr), self.excuse(xattr, result));
+                note(&xattr_failure(xattr), self.excuse(&xattr.name, result));
             }
         }
         note(
@@ -152,18 +228,13 @@ impl Attributes {
                 );
             }
             if entry.kind != EntryKind::Symlink {
-                // Linux has no chmod that refuses symlinks everywhere; the name was just made by us, in a folder reached without following any.
-                let mode = Mode::from_raw_mode(entry.mode);
-                note(
-                    "cannot set the mode",
-                    rustix::fs::chmodat(folder, name, mode, AtFlags::empty()),
-                );
+                note("cannot set the mode", set_mode_by_name(folder, name, entry.mode));
             }
             let path = path_of(folder, name);
             for xattr in xattrs {
                 let result =
                     rustix::fs::lsetxattr(path.as_slice(), &*xattr.name, &xattr.value, XattrFlags::empty());
-                note(&xattr_failure(xattr), self.excuse(xattr, result));
+                note(&xattr_failure(xattr), self.excuse(&xattr.name, result));
             }
         }
         let result = utimensat(folder, name, &times(entry.modified), AtFlags::SYMLINK_NOFOLLOW);
@@ -172,8 +243,8 @@ impl Attributes {
     }
 
     /// Only root may set trusted and security attributes: for others their absence is no problem.
-    fn excuse(&self, xattr: &Xattr, result: Result<(), Errno>) -> Result<(), Errno> {
-        let privileged = xattr.name.starts_with(b"trusted.") || xattr.name.starts_with(b"security.");
+    fn excuse(&self, name: &[u8], result: Result<(), Errno>) -> Result<(), Errno> {
+        let privileged = name.starts_with(b"trusted.") || name.starts_with(b"security.");
         if privileged && !self.root { Ok(()) } else { result }
     }
 }

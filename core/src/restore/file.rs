@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ftruncate, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, ftruncate, linkat, openat, renameat, seek, unlinkat};
 use rustix::io::{Errno, pread, pwrite};
 
 use crate::format::tree::{Content, ContentItem, Entry, EntryKind};
@@ -12,6 +12,7 @@ use crate::progress::{Counters, Item, ItemState};
 use crate::read_error::ReadError;
 use crate::repository::BlobReader;
 
+use super::attributes::Was;
 use super::large::fill_large;
 use super::target::{clear_name, is_fatal};
 use super::worker::FileWork;
@@ -104,6 +105,40 @@ pub(super) fn make_way(shared: &Shared<'_>, work: &FileWork) -> Result<bool, Err
     }
 }
 
+/// Makes the entry's name one more name of the file `first` in `of`. What exists under the name is replaced in one step, or left.
+pub(super) fn link(
+    shared: &Shared<'_>,
+    work: &FileWork,
+    of: &OwnedFd,
+    first: &[u8],
+) -> Result<ItemState, Errno> {
+    let (folder, name) = (&work.folder.fd, work.entry.name.as_slice());
+    let existing = match stat_at(folder, name) {
+        Err(Errno::NOENT) => {
+            return linkat(of, first, folder, name, AtFlags::empty()).map(|()| ItemState::Done);
+        }
+        existing => existing?,
+    };
+    if !replaces(shared.overwrite, &work.entry, &existing)? {
+        return Ok(ItemState::Unchanged);
+    }
+    let inode = stat_at(of, first)?;
+    if (inode.device, inode.inode) == (existing.device, existing.inode) {
+        return Ok(ItemState::Done);
+    }
+    let temporary = temporary_name(shared)?;
+    linkat(of, first, folder, temporary.as_slice(), AtFlags::empty())?;
+    let replaced = match existing.kind {
+        EntryKind::Directory => clear_name(folder, name),
+        _ => Ok(()),
+    }
+    .and_then(|()| renameat(folder, temporary.as_slice(), folder, name));
+    if replaced.is_err() {
+        discard(work, &temporary);
+    }
+    replaced.map(|()| ItemState::Done)
+}
+
 const CREATE: OFlags = OFlags::RDWR
     .union(OFlags::CREATE)
     .union(OFlags::EXCL)
@@ -132,7 +167,7 @@ pub(super) fn write_file(
     lists: &mut BlobReader<'_>,
 ) -> Result<ItemState, FileError> {
     if let Some(file) = work.placeholder.take() {
-        return match fill_and_set(shared, work, &file, false, reader, lists) {
+        return match fill_and_set(shared, work, &file, Was::Ours, reader, lists) {
             Ok(()) => Ok(ItemState::Done),
             Err(error) => {
                 discard(work, &work.entry.name);
@@ -142,7 +177,7 @@ pub(super) fn write_file(
     }
     let mode = shared.attributes.creation_mode(&work.entry);
     match openat(&work.folder.fd, work.entry.name.as_slice(), CREATE, mode) {
-        Ok(file) => match fill_and_set(shared, work, &file, true, reader, lists) {
+        Ok(file) => match fill_and_set(shared, work, &file, Was::Fresh, reader, lists) {
             Ok(()) => Ok(ItemState::Done),
             Err(error) => {
                 discard(work, &work.entry.name);
@@ -179,14 +214,14 @@ fn over_existing(
         if let Ok(file) = openat(folder, name, flags, Mode::empty())
             && is_same(shared, work, &file, lists)?
         {
-            set_attributes(shared, work, &file, false, lists)?;
+            set_attributes(shared, work, &file, Was::Theirs, lists)?;
             return Ok(ItemState::Unchanged);
         }
     }
-    let temporary = temporary_name(shared)?;
+    let temporary = temporary_name(shared).map_err(target("cannot name a temporary file"))?;
     let file = openat(folder, temporary.as_slice(), CREATE, Mode::RUSR | Mode::WUSR)
         .map_err(target("cannot create the file"))?;
-    let written = fill_and_set(shared, work, &file, false, reader, lists).and_then(|()| {
+    let written = fill_and_set(shared, work, &file, Was::Ours, reader, lists).and_then(|()| {
         if existing.kind == EntryKind::Directory {
             clear_name(folder, name).map_err(target("cannot replace the directory"))?;
         }
@@ -199,12 +234,9 @@ fn over_existing(
     Ok(ItemState::Done)
 }
 
-fn temporary_name(shared: &Shared<'_>) -> Result<Vec<u8>, FileError> {
+fn temporary_name(shared: &Shared<'_>) -> Result<Vec<u8>, Errno> {
     let random = shared.repository.environment().random::<8>();
-    let random = random.map_err(|error| {
-        let error = Errno::from_io_error(&error.0).unwrap_or(Errno::AGAIN);
-        FileError::Target("cannot name a temporary file", error)
-    })?;
+    let random = random.map_err(|error| Errno::from_io_error(&error.0).unwrap_or(Errno::AGAIN))?;
     Ok(format!(".plakar-restore-{:016x}", u64::from_le_bytes(random)).into_bytes())
 }
 
@@ -212,26 +244,26 @@ fn fill_and_set(
     shared: &Shared<'_>,
     work: &FileWork,
     file: &OwnedFd,
-    fresh: bool,
+    was: Was,
     reader: &mut BlobReader<'_>,
     lists: &mut BlobReader<'_>,
 ) -> Result<(), FileError> {
+    if work.folder.passes_on_acl {
+        shared.attributes.drop_inherited(file.as_fd());
+    }
     fill(shared, &work.entry, file, reader, lists)?;
-    set_attributes(shared, work, file, fresh, lists)
+    set_attributes(shared, work, file, was, lists)
 }
 
 fn set_attributes(
     shared: &Shared<'_>,
     work: &FileWork,
     file: &OwnedFd,
-    fresh: bool,
+    was: Was,
     lists: &mut BlobReader<'_>,
 ) -> Result<(), FileError> {
     let xattrs = lists.xattrs(&work.entry)?;
-    for (what, error) in shared
-        .attributes
-        .set_fd(file.as_fd(), &work.entry, &xattrs, fresh)
-    {
+    for (what, error) in shared.attributes.set_fd(file.as_fd(), &work.entry, &xattrs, was) {
         shared.problem(&work.path, format!("{what}: {}", std::io::Error::from(error)));
     }
     Ok(())
@@ -326,6 +358,18 @@ fn is_same(
     let mut compare = |wanted: Option<&BlobId>, plain: Option<&[u8]>, length: u64| -> Result<(), Errno> {
         let mut left = length;
         while same && left > 0 {
+            if shared.stopped() {
+                return Err(Errno::CANCELED);
+            }
+            // Where the existing file has a hole too there is nothing to compare: and it may be one of terabytes.
+            if wanted.is_none() && plain.is_none() {
+                let skipped = hole_at(file, offset).min(left);
+                offset += skipped;
+                left -= skipped;
+                if left == 0 {
+                    break;
+                }
+            }
             // A hole is compared piece by piece, a chunk whole: no chunk is longer than a frame.
             let piece = if wanted.is_some() || plain.is_some() {
                 left
@@ -372,7 +416,21 @@ fn is_same(
         Ok(())
     })?;
     match failure {
+        Some(Errno::CANCELED) => Err(FileError::Stopped),
         Some(error) => Err(FileError::Target("cannot read the existing file", error)),
         None => Ok(same),
+    }
+}
+
+/// How far a hole goes on from an offset: 0 where there is data, or where the file system does not tell.
+fn hole_at(file: &OwnedFd, offset: u64) -> u64 {
+    match seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data.saturating_sub(offset),
+        // No data up to the end, wherever that is.
+        Err(Errno::NXIO) => rustix::fs::fstat(file)
+            .ok()
+            .and_then(|stat| u64::try_from(stat.st_size).ok())
+            .map_or(0, |end| end.saturating_sub(offset)),
+        Err(_) => 0,
     }
 }

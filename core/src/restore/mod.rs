@@ -5,11 +5,11 @@
 mod attributes;
 mod file;
 mod large;
+mod links;
 mod target;
 mod walk;
 mod worker;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +23,7 @@ use crate::read_error::ReadError;
 use crate::repository::{Fetch, Repository, serve, split_path};
 
 use attributes::Attributes;
+use links::{Inode, Links};
 use target::Target;
 use walk::Walk;
 use worker::Work;
@@ -147,7 +148,7 @@ pub(super) struct Shared<'a> {
     bytes: AtomicU64,
     problems: AtomicU64,
     damage: AtomicU64,
-    failed_links: Mutex<Vec<(u64, u64)>>,
+    failed_links: Mutex<Vec<Inode>>,
     /// Workers that wait for work: they may help with a large file.
     idle: AtomicUsize,
     /// Where reads ahead are asked for, when the storage is far away.
@@ -221,7 +222,7 @@ pub fn restore(
     } else {
         Target::open(&options.target)?
     };
-    let attributes = Attributes::new(options.permissions);
+    let attributes = Attributes::new(options.permissions, snapshot.with_xattrs);
     let (fetch_in, fetch_out) = unbounded::<Fetch>();
     let mut shared = Shared {
         repository,
@@ -290,15 +291,12 @@ fn fetching_threads(repository: &Repository) -> u32 {
         .clamp(1, MOST_FETCHING_THREADS)
 }
 
-/// Where the names of each inode with several names were made.
-type Links = HashMap<(u64, u64), Vec<(Vec<u8>, Vec<u8>)>>;
-
 /// A file that could not be restored may have been linked already: those names go too, and are reported.
 fn drop_failed_links(shared: &Shared<'_>, links: &Links) {
     let failed = std::mem::take(&mut *shared.failed_links.lock().unwrap_or_else(PoisonError::into_inner));
     for (below, path) in failed
         .iter()
-        .filter_map(|group| links.get(group))
+        .filter_map(|inode| links.get(inode))
         .flat_map(|names| names.iter().skip(1))
     {
         let message = match shared.target.remove(below) {

@@ -33,6 +33,10 @@ pub(super) struct Folder {
     pub(super) path: Vec<u8>,
     /// Its attributes, unless it existed and keeps its own.
     pub(super) entry: Option<Box<Entry>>,
+    /// Whether it was there before.
+    pub(super) existed: bool,
+    /// Whether what is made in it is given access control entries that nobody asked for.
+    pub(super) passes_on_acl: bool,
     pub(super) parent: Option<Arc<Folder>>,
 }
 

@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use rustix::fs::{AtFlags, linkat};
 use rustix::io::Errno;
 
 use crate::format::tree::{Entry, EntryKind, MAX_DIRECTORY_DEPTH};
@@ -14,10 +13,11 @@ use crate::progress::{Item, ItemState};
 use crate::read_error::ReadError;
 use crate::repository::{BlobReader, EntryCursor, Repository};
 
+use super::attributes::passes_on_acl;
 use super::file::{self, Existing};
 use super::target::{Folder, Target, clear_name, is_fatal, make_directory, open_directory};
-use super::worker::{FileWork, Work, finish_folder, special_now};
-use super::{Links, Overwrite, RestoreError, RestoreOptions, Selection, Shared, Start};
+use super::worker::{FileWork, Work, finish_folder, make_now};
+use super::{Inode, Links, Overwrite, RestoreError, RestoreOptions, Selection, Shared, Start};
 
 /// Files in a batch.
 const BATCH_FILES: usize = 2048;
@@ -46,6 +46,8 @@ pub(super) struct Walk<'a> {
     batch_bytes: u64,
     batch_folders: usize,
     links: Links,
+    /// Whether files that exist may be replaced.
+    replaces: bool,
 }
 
 fn below_of(above: &[u8], name: &[u8]) -> Vec<u8> {
@@ -93,6 +95,8 @@ impl<'a> Walk<'a> {
             batch_bytes: 0,
             batch_folders: 0,
             links: Links::new(),
+            replaces: matches!(options.overwrite, Overwrite::Always | Overwrite::IfNewer)
+                && !shared.target.created(),
         }
     }
 
@@ -140,10 +144,13 @@ impl<'a> Walk<'a> {
                 source: error.into(),
             };
             let own = self.shared.target.created() && start.only.is_none() && start.entry.name != b"/";
+            let fd = self.shared.target.root().map_err(failed)?;
             Some(Arc::new(Folder {
-                fd: self.shared.target.root().map_err(failed)?,
+                passes_on_acl: passes_on_acl(&fd),
+                fd,
                 path: path.clone(),
                 entry: own.then(|| Box::new(start.entry.clone())),
+                existed: !self.shared.target.created(),
                 parent: None,
             }))
         };
@@ -232,11 +239,12 @@ impl<'a> Walk<'a> {
 
     fn make(&mut self, parent: &Arc<Folder>, level: &Level) -> Result<Arc<Folder>, Errno> {
         let name = &level.entry.name;
-        let mut keeps_own = false;
+        let (mut keeps_own, mut existed) = (false, false);
         let fd = match make_directory(&parent.fd, name) {
             Err(Errno::EXIST) => match open_directory(&parent.fd, name) {
                 Ok(fd) => {
                     keeps_own = !self.may_replace(parent, &level.entry);
+                    existed = true;
                     Ok(fd)
                 }
                 // Something else has the name.
@@ -250,10 +258,15 @@ impl<'a> Walk<'a> {
             made => made,
         }?;
         self.batch_folders += 1;
+        if parent.passes_on_acl && !existed {
+            self.shared.attributes.drop_inherited(fd.as_fd());
+        }
         Ok(Arc::new(Folder {
+            passes_on_acl: (existed || parent.passes_on_acl) && passes_on_acl(&fd),
             fd,
             path: level.path.clone(),
             entry: (!keeps_own).then(|| level.entry.clone()),
+            existed,
             parent: Some(Arc::clone(parent)),
         }))
     }
@@ -285,33 +298,31 @@ impl<'a> Walk<'a> {
     }
 
     fn take(&mut self, folder: Arc<Folder>, entry: Entry, path: Vec<u8>, below: Vec<u8>) {
-        let group = entry.hard_link.map(|link| (link.device, entry.inode));
+        let inode = Inode::of(&entry);
         let mut work = FileWork {
             folder,
             entry: Box::new(entry),
             path,
             placeholder: None,
         };
-        if let Some(group) = group {
-            if self.link(&work, group, &below) {
+        if let Some(inode) = inode {
+            if self.link(&work, inode, &below) {
                 return;
             }
-            if work.entry.kind != EntryKind::File {
-                // Made here and now, so that its other names can be linked to it.
-                if special_now(self.shared, &work) {
-                    self.links.insert(group, vec![(below, work.path.clone())]);
+            // Made here and now, so that its other names can be linked to it: and where something may be replaced, only by what is whole.
+            if work.entry.kind != EntryKind::File || self.replaces {
+                if make_now(self.shared, &mut work) {
+                    self.links.insert(inode, vec![(below, work.path.clone())]);
                 }
                 return;
             }
-            {
-                match file::placeholder(self.shared, &work) {
-                    Ok(Existing::Placeholder(file)) => {
-                        work.placeholder = Some(file);
-                        self.links.insert(group, vec![(below, work.path.clone())]);
-                    }
-                    Ok(Existing::Kept) => return,
-                    Err(error) => return self.target_problem(&work.path, "cannot create the file", error),
+            match file::placeholder(self.shared, &work) {
+                Ok(Existing::Placeholder(file)) => {
+                    work.placeholder = Some(file);
+                    self.links.insert(inode, vec![(below, work.path.clone())]);
                 }
+                Ok(Existing::Kept) => return,
+                Err(error) => return self.target_problem(&work.path, "cannot create the file", error),
             }
         }
         self.batch_bytes += work.entry.size_bytes;
@@ -325,30 +336,25 @@ impl<'a> Walk<'a> {
     }
 
     /// Makes one more name of an inode that was restored already. `false` when it was not, or cannot be linked: then it is restored as a file.
-    fn link(&mut self, work: &FileWork, group: (u64, u64), below: &[u8]) -> bool {
-        let Some(names) = self.links.get_mut(&group) else {
+    fn link(&mut self, work: &FileWork, inode: Inode, below: &[u8]) -> bool {
+        let Some(names) = self.links.get_mut(&inode) else {
             return false;
         };
         let Some((first, _)) = names.first() else {
             return false;
         };
-        let linked = self.shared.target.folder_of(first).and_then(|(folder, name)| {
-            if file::make_way(self.shared, work)? {
-                linkat(
-                    folder.as_fd(),
-                    name,
-                    work.folder.fd.as_fd(),
-                    work.entry.name.as_slice(),
-                    AtFlags::empty(),
-                )?;
-            }
-            Ok(())
-        });
-        if linked.is_err() {
+        let linked = self
+            .shared
+            .target
+            .folder_of(first)
+            .and_then(|(folder, name)| file::link(self.shared, work, &folder, name));
+        let Ok(state) = linked else {
             return false;
+        };
+        if state == ItemState::Done {
+            names.push((below.to_vec(), work.path.clone()));
         }
-        names.push((below.to_vec(), work.path.clone()));
-        file::count(self.shared, work, ItemState::Done);
+        file::count(self.shared, work, state);
         true
     }
 

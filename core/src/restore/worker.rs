@@ -14,9 +14,10 @@ use crate::pipeline::metadata::stat_at;
 use crate::progress::{Item, ItemState};
 use crate::repository::BlobReader;
 
-use super::Shared;
+use super::attributes::Was;
 use super::file::{FileError, count, make_way, report, write_file};
 use super::target::Folder;
+use super::{Inode, Overwrite, Shared};
 
 /// Decompressed frames that a worker keeps, in bytes.
 const FRAME_CACHE_BYTES: usize = 8 << 20;
@@ -112,14 +113,11 @@ fn discard_placeholder(shared: &Shared<'_>, work: &FileWork) {
 }
 
 fn fail_links(shared: &Shared<'_>, work: &FileWork) {
-    if let Some(link) = work.entry.hard_link {
-        let group = (link.device, work.entry.inode);
-        shared
-            .failed_links
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(group);
-    }
+    shared
+        .failed_links
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .extend(Inode::of(&work.entry));
 }
 
 fn one(shared: &Shared<'_>, work: &mut FileWork, reader: &mut BlobReader<'_>, lists: &mut BlobReader<'_>) {
@@ -141,13 +139,20 @@ fn one(shared: &Shared<'_>, work: &mut FileWork, reader: &mut BlobReader<'_>, li
     }
 }
 
-/// Makes something that is not a file, counts it and reports what went wrong. Returns whether it stands now.
-pub(super) fn special_now(shared: &Shared<'_>, work: &FileWork) -> bool {
+/// Makes one entry at once, counts it and reports what went wrong. Returns whether it stands now as it is in the snapshot.
+pub(super) fn make_now(shared: &Shared<'_>, work: &mut FileWork) -> bool {
     let mut lists = BlobReader::new(shared.repository, LIST_CACHE_BYTES);
-    match special(shared, work, &mut lists) {
+    let made = if work.entry.kind == EntryKind::File {
+        let mut reader = BlobReader::new(shared.repository, FRAME_CACHE_BYTES);
+        write_file(shared, work, &mut reader, &mut lists).map(Some)
+    } else {
+        special(shared, work, &mut lists)
+    };
+    match made {
         Ok(Some(state)) => {
             count(shared, work, state);
-            true
+            // What was left alone may be anything.
+            state == ItemState::Done || shared.overwrite == Overwrite::Always
         }
         Ok(None) => false,
         Err(error) => {
@@ -181,6 +186,9 @@ fn special(
         EntryKind::File | EntryKind::Directory => Err(Errno::INVAL),
     }
     .map_err(failed)?;
+    if work.folder.passes_on_acl {
+        shared.attributes.drop_inherited_by_name(folder.as_fd(), name);
+    }
     let xattrs = lists.xattrs(&work.entry)?;
     for (what, error) in shared
         .attributes
@@ -201,7 +209,8 @@ pub(super) fn finish_folder(shared: &Shared<'_>, folder: Arc<Folder>) {
                 shared.read_problem(&folder.path, error);
                 Vec::new()
             });
-            for (what, error) in shared.attributes.set_fd(folder.fd.as_fd(), entry, &xattrs, false) {
+            let was = if folder.existed { Was::Theirs } else { Was::Ours };
+            for (what, error) in shared.attributes.set_fd(folder.fd.as_fd(), entry, &xattrs, was) {
                 shared.problem(&folder.path, format!("{what}: {}", std::io::Error::from(error)));
             }
         }
