@@ -30,6 +30,8 @@ const PASSWORD_HASH: &str =
 pub struct SshdOptions {
     /// Kinds of host keys, as `ssh-keygen -t` names them.
     pub host_keys: Vec<&'static str>,
+    /// Lines of `sshd_config` before the usual ones: of a word that comes twice the first counts.
+    pub first_lines: Vec<String>,
     /// More lines of `sshd_config`.
     pub lines: Vec<String>,
     /// Requests and extensions that the SFTP server does not know, as `sftp-server -P` takes them.
@@ -53,6 +55,7 @@ impl Default for SshdOptions {
     fn default() -> Self {
         Self {
             host_keys: vec!["ed25519"],
+            first_lines: Vec::new(),
             lines: Vec::new(),
             without: None,
             certificate_for: None,
@@ -203,7 +206,8 @@ impl Sshd {
 
     fn configuration(&self) -> String {
         let folder = self.folder.path().display();
-        let mut lines = vec![
+        let mut lines = self.options.first_lines.clone();
+        lines.extend([
             format!("Port {}", self.port),
             "ListenAddress 127.0.0.1".into(),
             "PidFile none".into(),
@@ -211,7 +215,7 @@ impl Sshd {
             "LogLevel VERBOSE".into(),
             "MaxStartups 100".into(),
             "PermitRootLogin yes".into(),
-        ];
+        ]);
         for kind in &self.options.host_keys {
             lines.push(format!("HostKey {folder}/host_{kind}"));
             if self.options.certificate_for.is_some() {
@@ -402,6 +406,13 @@ pub struct Agent {
 impl Agent {
     /// An agent that holds a key without passphrase.
     pub fn with_key(key: &Path) -> Self {
+        let agent = Self::without_keys();
+        agent.add(key, &[]);
+        agent
+    }
+
+    /// An agent that holds nothing yet.
+    pub fn without_keys() -> Self {
         let folder = TempDir::with_prefix("plakar-agent-").expect("a temporary folder");
         let socket = folder.path().join("socket");
         let mut command = Command::new("ssh-agent");
@@ -420,18 +431,22 @@ impl Agent {
         BufReader::new(child.stdout.take().expect("piped"))
             .read_line(&mut line)
             .expect("it speaks");
-        let agent = Self { folder, child };
+        Self { folder, child }
+    }
+
+    /// Gives it one more key without passphrase, with options of `ssh-add`.
+    pub fn add(&self, key: &Path, options: &[&str]) {
         let added = Command::new("ssh-add")
             .arg("-q")
+            .args(options)
             .arg(key)
-            .env("SSH_AUTH_SOCK", agent.socket())
+            .env("SSH_AUTH_SOCK", self.socket())
             .status();
         assert!(
             added.expect("ssh-add runs").success(),
             "the agent does not take {}",
             key.display()
         );
-        agent
     }
 
     /// Where it listens.

@@ -85,6 +85,33 @@ fn after_all_connections_broke_the_next_call_works() {
 }
 
 #[test]
+fn puts_that_wait_for_a_full_window_end_with_their_connection() {
+    let (server, proxy, storage) = behind_a_proxy(&[("connections", "1")]);
+    let bytes = Arc::new(content(8, 64 * MIB));
+    let (ended, ends) = std::sync::mpsc::channel();
+    for number in 0..4 {
+        let (storage, bytes, ended) = (Arc::clone(&storage), Arc::clone(&bytes), ended.clone());
+        std::thread::spawn(move || ended.send(put(storage.as_ref(), &format!("many/{number}"), &bytes)));
+    }
+    eventually("the objects are being written", || {
+        names_below(&server.data())
+            .iter()
+            .any(|name| name.contains(".tmp-"))
+    });
+    // A server that takes nothing more: what it allowed to be under way is soon used up, and so is the queue for more.
+    server.freeze();
+    std::thread::sleep(Duration::from_millis(500));
+    proxy.drop_all();
+    for _ in 0..4 {
+        let put = ends.recv_timeout(Duration::from_secs(20));
+        let error = put.expect("the end of the connection is noticed").unwrap_err();
+        assert!(may_be_retried(error.kind), "{error}");
+    }
+    server.thaw();
+    put(storage.as_ref(), "last", b"last").unwrap();
+}
+
+#[test]
 fn a_server_killed_in_a_put_shows_no_part_of_the_object() {
     let mut server = Sshd::start();
     let proxy = Proxy::to(server.port());
@@ -141,6 +168,55 @@ fn a_frozen_server_is_waited_for_and_a_silent_one_is_not() {
         kind == StorageErrorKind::Timeout && message.contains(&proxy.port().to_string()),
         "{message}"
     );
+}
+
+#[test]
+fn a_server_that_takes_no_more_bytes_is_left_in_the_middle_of_a_put() {
+    let server = Sshd::start();
+    let config = server.path("ssh_config");
+    fs::write(&config, "ServerAliveInterval 1\n").unwrap();
+    // No proxy: it would take the bytes in place of the server.
+    let settings = with(
+        &server.settings(),
+        &[("connections", "1"), ("ssh_config", config.to_str().unwrap())],
+    );
+    let storage = open(&server.url(&server.data()), &settings);
+    let bytes = Arc::new(content(10, 64 * MIB));
+    let (ended, ends) = std::sync::mpsc::channel();
+    let (for_put, for_bytes) = (Arc::clone(&storage), Arc::clone(&bytes));
+    std::thread::spawn(move || ended.send(put(for_put.as_ref(), "a/large", &for_bytes)));
+    eventually("the object is being written", || {
+        names_below(&server.data())
+            .iter()
+            .any(|name| name.contains(".tmp-"))
+    });
+    server.freeze();
+    let put = ends.recv_timeout(Duration::from_secs(20));
+    let error = put.expect("the put ends").unwrap_err();
+    assert!(may_be_retried(error.kind), "{error}");
+    server.thaw();
+    assert_eq!(storage.list("", "", 10).unwrap().objects.len(), 0);
+}
+
+#[test]
+fn a_server_that_lets_in_and_says_nothing_is_left() {
+    for (command, kind, words) in [
+        ("sleep 30", StorageErrorKind::Timeout, "within 1 s"),
+        (
+            "echo welcome",
+            StorageErrorKind::Transient,
+            "shell print something",
+        ),
+        ("true", StorageErrorKind::Transient, "may this user use it"),
+    ] {
+        let server = Sshd::with(SshdOptions {
+            lines: vec![format!("ForceCommand {command}")],
+            ..SshdOptions::default()
+        });
+        let settings = with(&server.settings(), &[("connect_timeout_seconds", "1")]);
+        let (told, message) = refused(&server.url(&server.data()), &settings);
+        assert!(told == kind && message.contains(words), "{message}");
+    }
 }
 
 #[test]
@@ -232,6 +308,29 @@ fn a_full_disk_is_told_and_leaves_nothing() {
 }
 
 #[test]
+fn a_disk_that_many_fill_at_once_is_full_for_each() {
+    let small = Small::new("size=40m");
+    let server = Sshd::start();
+    let storage = open(&server.url(small.0.path()), &server.settings());
+    let bytes = content(9, 16 * MIB);
+    for round in 0..5 {
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let (storage, bytes) = (&storage, &bytes);
+                scope.spawn(move || {
+                    if let Err(error) = put(storage.as_ref(), &format!("{round}/{number}"), bytes) {
+                        assert!(error.kind == StorageErrorKind::NoSpace, "{error}");
+                    }
+                });
+            }
+        });
+        for object in storage.list("", "", 100).unwrap().objects {
+            storage.delete(&object.key).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_read_only_file_system_is_told() {
     let small = Small::new("size=8m");
     let server = Sshd::start();
@@ -315,6 +414,24 @@ fn places_are_told_apart() {
         storage.get("a/b/c", 0, 1).unwrap_err().kind,
         StorageErrorKind::NotFound
     );
+}
+
+#[test]
+fn where_no_folder_can_be_made_the_search_for_a_parent_ends() {
+    // There the system says "no such file" of a folder whose parent is there.
+    let server = Sshd::start();
+    let storage = open(
+        &server.url(Path::new("/proc/plakar/repository")),
+        &server.settings(),
+    );
+    let error = storage.init().unwrap_err();
+    assert!(
+        error.kind == StorageErrorKind::NotFound && error.message.contains("/proc/plakar"),
+        "{error}"
+    );
+    let storage = open(&server.url(Path::new("/")), &server.settings());
+    let error = put(storage.as_ref(), "proc/plakar/object", b"x").unwrap_err();
+    assert!(error.kind == StorageErrorKind::NotFound, "{error}");
 }
 
 #[test]

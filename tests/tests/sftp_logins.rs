@@ -5,10 +5,12 @@ mod sftp_support;
 use std::fs;
 use std::path::Path;
 
+use plakar_core::plugin::PluginError;
 use plakar_core::storage::StorageErrorKind;
+use plakar_testkit::proxy::Proxy;
 use plakar_testkit::sshd::{Agent, PASSWORD, PasswordMethod, Sshd, SshdOptions, generate_key, sign};
 use plakar_testkit::{Lab, Output};
-use sftp_support::{built, open, put, refused, with};
+use sftp_support::{built, open, put, refused, try_open, with};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -102,6 +104,102 @@ fn who_is_refused_is_told_what_was_tried() {
         "{message}"
     );
     assert!(!message.contains("swordfish"), "{message}");
+}
+
+#[test]
+fn a_connection_that_breaks_during_the_login_is_not_a_refusal() {
+    let server = Sshd::start();
+    let proxy = Proxy::to(server.port());
+    let location = server.url_at(proxy.port(), &server.data());
+    let mut broken = 0;
+    // Somewhere on this way the keys are exchanged and the login is under way.
+    for bytes in (0..6000).step_by(200) {
+        proxy.drop_after(bytes);
+        match try_open(&location, &server.settings_at(proxy.port())) {
+            Err(PluginError::Open { kind, message, .. }) => {
+                assert_eq!(
+                    kind,
+                    StorageErrorKind::Transient,
+                    "after {bytes} bytes: {message}"
+                );
+                broken += usize::from(message.contains("while logging in"));
+            }
+            Err(other) => panic!("{other}"),
+            Ok(_) => {}
+        }
+    }
+    assert!(broken > 0, "no login was broken");
+}
+
+#[test]
+fn a_key_that_was_named_comes_before_those_of_the_agent() {
+    let server = Sshd::with(SshdOptions {
+        lines: vec!["MaxAuthTries 2".into()],
+        ..SshdOptions::default()
+    });
+    let strangers: Vec<_> = (0..3)
+        .map(|number| {
+            let key = server.path(&format!("stranger-{number}"));
+            generate_key(&key, "ed25519", "");
+            key
+        })
+        .collect();
+    let agent = Agent::with_key(&strangers[0]);
+    strangers[1..].iter().for_each(|key| agent.add(key, &[]));
+    let socket = agent.socket();
+    let environment: [(&str, &Path); 1] = [("SSH_AUTH_SOCK", &socket)];
+    let location = server.url(&server.data().join("seven"));
+    let output = Home::new("").knows(&server).create(&location, &environment);
+    assert_eq!(output.code, Some(77), "{output:?}");
+    assert!(
+        output.stderr.contains("Too many authentication failures")
+            && output.stderr.contains("agent key SHA256:"),
+        "{output:?}"
+    );
+    let config = format!("IdentityFile {}\n", server.identity().display());
+    worked(&Home::new(&config).knows(&server).create(&location, &environment));
+}
+
+#[test]
+fn a_key_that_the_agent_gives_to_one_server_only_lets_in_there() {
+    let (server, other) = (Sshd::start(), Sshd::start());
+    other.authorize(&server.path("identity.pub"));
+    let known = server.known_hosts(server.port());
+    let to = format!("[127.0.0.1]:{}", server.port());
+    let agent = Agent::without_keys();
+    agent.add(&server.identity(), &["-h", &to, "-H", text(&known)]);
+    let socket = agent.socket();
+    let environment: [(&str, &Path); 1] = [("SSH_AUTH_SOCK", &socket)];
+    let home = Home::new("").knows(&server).knows(&other);
+    worked(&home.create(&server.url(&server.data().join("eight")), &environment));
+    let output = home.create(&other.url(&other.data().join("eight")), &environment);
+    assert_eq!(output.code, Some(77), "{output:?}");
+}
+
+#[test]
+fn a_server_may_want_several_proofs_in_its_own_order() {
+    for (order, password) in [
+        ("password,publickey", PasswordMethod::Plain),
+        ("publickey,password", PasswordMethod::Plain),
+        ("keyboard-interactive,publickey", PasswordMethod::Interactive),
+    ] {
+        let server = Sshd::with(SshdOptions {
+            password: Some(password),
+            first_lines: vec![
+                "PubkeyAuthentication yes".into(),
+                format!("AuthenticationMethods {order}"),
+            ],
+            ..SshdOptions::default()
+        });
+        let location = server.url(&server.data());
+        let both = with(&server.settings(), &[("identity_file", text(&server.identity()))]);
+        open(&location, &both).list("", "", 1).unwrap();
+        let (kind, message) = refused(&location, &server.settings());
+        assert!(kind == StorageErrorKind::Auth, "{order}: {message}");
+        let wrong = with(&both, &[("password", "swordfish")]);
+        let (kind, message) = refused(&location, &wrong);
+        assert!(kind == StorageErrorKind::Auth, "{order}: {message}");
+    }
 }
 
 fn with_password(method: PasswordMethod, how: &str) {
@@ -257,6 +355,27 @@ fn hosts_are_reached_through_other_hosts() {
 }
 
 #[test]
+fn a_host_on_the_way_that_forbids_it_is_named() {
+    let inner = Sshd::start();
+    let gate = Sshd::with(SshdOptions {
+        lines: vec!["AllowTcpForwarding no".into()],
+        ..SshdOptions::default()
+    });
+    let config = format!(
+        "Host inner\n HostName 127.0.0.1\n Port {}\n ProxyJump 127.0.0.1:{}\nHost 127.0.0.1\n IdentityFile {}\n",
+        inner.port(),
+        gate.port(),
+        gate.identity().display()
+    );
+    let home = Home::new(&config).knows(&gate).knows(&inner);
+    let output = home.create(&format!("sftp://inner{}/nine", inner.data().display()), &[]);
+    assert!(
+        output.code == Some(77) && output.stderr.contains("forward connections"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn hosts_are_reached_through_a_command() {
     let server = Sshd::start();
     let config = format!(
@@ -274,7 +393,7 @@ fn strict_checking_is_as_the_configuration_says() {
     let location = server.url(&server.data().join("six"));
     let config = |strict: &str, more: &str| {
         format!(
-            "StrictHostKeyChecking {strict}\nIdentityFile {}\n{more}",
+            "StrictHostKeyChecking {strict}\nHashKnownHosts no\nIdentityFile {}\n{more}",
             server.identity().display()
         )
     };
@@ -287,6 +406,25 @@ fn strict_checking_is_as_the_configuration_says() {
     worked(&home.create(&location, &[]));
     let recorded = fs::read_to_string(home.0.path("home/elsewhere/hosts")).unwrap();
     assert_eq!(recorded, format!("nas {}\n", server.host_key("ed25519")));
+}
+
+#[test]
+fn a_new_key_is_recorded_where_and_how_the_configuration_says() {
+    let server = Sshd::start();
+    let config = format!(
+        "Host nas\n HostName 127.0.0.1\n Port {}\n IdentityFile \"{}\"\n StrictHostKeyChecking accept-new\n \
+         HashKnownHosts yes\n UserKnownHostsFile '~/.ssh/hosts of %k'\nMatch exec \"sh -c \\\"a b\\\" \"\n Port 1\n",
+        server.port(),
+        server.identity().display()
+    );
+    let home = Home::new(&config);
+    let location = format!("sftp://nas{}/ten", server.data().display());
+    worked(&home.create(&location, &[]));
+    let recorded = fs::read_to_string(home.0.path("home/.ssh/hosts of nas")).unwrap();
+    assert!(
+        recorded.starts_with("|1|") && recorded.trim_end().ends_with(&server.host_key("ed25519")),
+        "{recorded}"
+    );
 }
 
 #[test]

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use plakar_plugin_api::{Error, ErrorKind, Host, Level};
 use russh::MethodKind;
 use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse as Interactive};
-use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
+use russh::keys::agent::{AgentIdentity, AgentSessionBinding};
+use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{
     Certificate, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey, load_openssh_certificate,
 };
 use zeroize::Zeroizing;
 
-use crate::connect::HostKeyCheck;
+use crate::connect::{Farewell, HostKeyCheck};
 
 /// Servers that ask again and again are left.
 const MAX_ROUNDS: usize = 8;
@@ -45,29 +46,43 @@ pub(crate) struct Identity {
 type Ssh = Handle<HostKeyCheck>;
 
 /// Logs in or says what was tried.
-pub(crate) async fn log_in(ssh: &mut Ssh, credentials: &Credentials, host: &Host) -> Result<(), Error> {
+pub(crate) async fn log_in(
+    ssh: &mut Ssh,
+    farewell: &Farewell,
+    credentials: &Credentials,
+    host: &Host,
+) -> Result<(), Error> {
     let mut login = Login {
         ssh,
         credentials,
         host,
         tried: Vec::new(),
         offered: Vec::new(),
+        accepted: 0,
         rsa_hash: RsaHash::NotAsked,
         methods: Vec::new(),
     };
     let outcome = login.run().await;
+    let failed = |why: String| Error::new(ErrorKind::Transient, why);
+    let target = &credentials.target;
     match outcome {
         Ok(true) => Ok(()),
+        // A connection that breaks says nothing of what was offered on it.
+        _ if login.ssh.is_closed() && !farewell.is_refusal() => Err(failed(format!(
+            "the connection was lost while logging in as {target}{}: {}",
+            login.so_far(),
+            farewell.why("the server ended it")
+        ))),
+        _ if login.ssh.is_closed() => {
+            let mut refused = login.refused();
+            refused.message.push_str("; ");
+            refused
+                .message
+                .push_str(&farewell.why("the server ended the connection"));
+            Err(refused)
+        }
         Ok(false) => Err(login.refused()),
-        Err(error) if login.ssh.is_closed() && !login.tried.is_empty() => {
-            let refused = login.refused();
-            let message = format!("{}; the server ended the connection ({error})", refused.message);
-            Err(Error::new(refused.kind, message))
-        }
-        Err(error) => {
-            let message = format!("cannot log in as {}: {error}", credentials.target);
-            Err(Error::new(ErrorKind::Transient, message))
-        }
+        Err(error) => Err(failed(format!("cannot log in as {target}: {error}"))),
     }
 }
 
@@ -76,8 +91,10 @@ struct Login<'a> {
     credentials: &'a Credentials,
     host: &'a Host,
     tried: Vec<String>,
-    /// Public keys that the server has turned down.
-    offered: Vec<PublicKey>,
+    /// Public keys that the server has judged, by themselves and in certificates.
+    offered: Vec<(KeyData, bool)>,
+    /// How many proofs were accepted that were not enough.
+    accepted: usize,
     rsa_hash: RsaHash,
     /// What the server would go on with.
     methods: Vec<MethodKind>,
@@ -106,10 +123,24 @@ impl Login<'_> {
         if self.note(answer, None) {
             return Ok(true);
         }
-        Ok(self.try_agent().await?
-            || self.try_files().await?
-            || self.try_password().await?
-            || self.try_interactive().await?)
+        let mut agent = self.reach_agent().await;
+        loop {
+            // Keys that the user named come before those that only happen to be in the agent: servers count.
+            let accepted = self.accepted;
+            if self.try_agent(agent.as_mut(), true).await?
+                || self.try_files(true).await?
+                || self.try_agent(agent.as_mut(), false).await?
+                || self.try_files(false).await?
+                || self.try_password().await?
+                || self.try_interactive().await?
+            {
+                return Ok(true);
+            }
+            // A server may want several proofs, in an order of its own.
+            if self.accepted == accepted {
+                return Ok(false);
+            }
+        }
     }
 
     /// Takes in the server's answer; whether we are in.
@@ -124,6 +155,7 @@ impl Login<'_> {
         if !remaining_methods.is_empty() {
             self.methods = remaining_methods.to_vec();
         }
+        self.accepted += usize::from(partial_success);
         self.tried.extend(what.map(|what| {
             if partial_success {
                 format!("{what} (accepted, but not enough)")
@@ -138,46 +170,50 @@ impl Login<'_> {
         !self.ssh.is_closed() && self.methods.contains(&method)
     }
 
-    async fn try_agent(&mut self) -> Step {
-        let Some(socket) = self
-            .credentials
-            .agent
-            .clone()
-            .filter(|_| self.wants(MethodKind::PublicKey))
-        else {
-            return Ok(false);
-        };
-        let (mut agent, identities) = match identities_of(&socket).await {
-            Ok(found) => found,
+    /// The agent with its keys, if there is one and keys are wanted.
+    async fn reach_agent(&self) -> Option<Agent> {
+        let socket = self.credentials.agent.as_ref()?;
+        if !self.wants(MethodKind::PublicKey) {
+            return None;
+        }
+        match identities_of(socket, self.ssh.agent_session_binding()).await {
+            Ok((client, keys)) => {
+                let own = self.credentials.identities.iter();
+                let own: Vec<PublicKey> = own.filter_map(|identity| public_half(&identity.path)).collect();
+                let is_own = |identity: &AgentIdentity| {
+                    own.iter()
+                        .any(|key| key.key_data() == identity.public_key().key_data())
+                };
+                let (named, others) = keys.into_iter().partition(is_own);
+                Some(Agent {
+                    client,
+                    named,
+                    others,
+                })
+            }
             Err(error) => {
                 self.log(
                     Level::Warn,
                     &format!("the agent at {} cannot be used: {error}", socket.display()),
                 );
-                return Ok(false);
+                None
             }
+        }
+    }
+
+    async fn try_agent(&mut self, agent: Option<&mut Agent>, named: bool) -> Step {
+        let Some(agent) = agent.filter(|_| named || !self.credentials.identities_only) else {
+            return Ok(false);
         };
-        let own: Vec<PublicKey> = self
-            .credentials
-            .identities
-            .iter()
-            .filter_map(|identity| public_half(&identity.path))
-            .collect();
-        let is_own = |identity: &AgentIdentity| {
-            own.iter()
-                .any(|key| key.key_data() == identity.public_key().key_data())
-        };
-        let (first, rest): (Vec<_>, Vec<_>) = identities.into_iter().partition(is_own);
-        let rest = if self.credentials.identities_only {
-            Vec::new()
-        } else {
-            rest
-        };
-        for identity in first.into_iter().chain(rest) {
+        let keys = if named { &agent.named } else { &agent.others };
+        for identity in keys {
             if !self.wants(MethodKind::PublicKey) {
                 break;
             }
-            if self.try_agent_identity(&mut agent, identity).await? {
+            if self
+                .try_agent_identity(&mut agent.client, identity.clone())
+                .await?
+            {
                 return Ok(true);
             }
         }
@@ -190,6 +226,10 @@ impl Login<'_> {
         identity: AgentIdentity,
     ) -> Step {
         let key = identity.public_key().into_owned();
+        let certified = matches!(identity, AgentIdentity::Certificate { .. });
+        if self.was_offered(&key, certified) {
+            return Ok(false);
+        }
         let what = format!("agent key {}", key.fingerprint(HashAlg::Sha256));
         let Signing::With(hash) = self.signing_for(&key).await? else {
             return Ok(false);
@@ -207,9 +247,10 @@ impl Login<'_> {
         };
         match answer {
             Ok(answer) => {
-                self.offered.push(key);
+                self.offered.push((key.key_data().clone(), certified));
                 Ok(self.note(answer, Some(what)))
             }
+            Err(_) if self.ssh.is_closed() => Ok(false),
             Err(error) => {
                 self.log(
                     Level::Warn,
@@ -221,9 +262,15 @@ impl Login<'_> {
         }
     }
 
-    async fn try_files(&mut self) -> Step {
+    fn was_offered(&self, key: &PublicKey, certified: bool) -> bool {
+        let mut offered = self.offered.iter();
+        offered.any(|(data, in_certificate)| data == key.key_data() && *in_certificate == certified)
+    }
+
+    async fn try_files(&mut self, named: bool) -> Step {
         let credentials = self.credentials;
-        for identity in &credentials.identities {
+        let identities = credentials.identities.iter();
+        for identity in identities.filter(|identity| identity.named == named) {
             if !self.wants(MethodKind::PublicKey) {
                 return Ok(false);
             }
@@ -232,7 +279,13 @@ impl Login<'_> {
                 continue;
             };
             let shown = identity.path.display();
-            for certificate in self.certificates_for(&identity.path, &key) {
+            let certificates = if self.was_offered(key.public_key(), true) {
+                Vec::new()
+            } else {
+                self.certificates_for(&identity.path, &key)
+            };
+            for certificate in certificates {
+                self.offered.push((key.public_key().key_data().clone(), true));
                 let answer = self
                     .ssh
                     .authenticate_openssh_cert(&credentials.user, Arc::clone(&key), certificate)
@@ -241,14 +294,10 @@ impl Login<'_> {
                     return Ok(true);
                 }
             }
-            if self
-                .offered
-                .iter()
-                .any(|offered| offered.key_data() == key.public_key().key_data())
-            {
+            if self.was_offered(key.public_key(), false) || !self.wants(MethodKind::PublicKey) {
                 continue;
             }
-            self.offered.push(key.public_key().clone());
+            self.offered.push((key.public_key().key_data().clone(), false));
             let signer = PrivateKeyWithHashAlg::new(key, hash);
             let answer = self.ssh.authenticate_publickey(&credentials.user, signer).await?;
             if self.note(answer, Some(format!("key {shown}"))) {
@@ -275,8 +324,8 @@ impl Login<'_> {
                     Err(russh::keys::Error::KeyIsEncrypted) => {
                         "is encrypted: set identity_passphrase, or add it to an agent".to_owned()
                     }
-                    Err(_) if passphrase.is_some() => {
-                        "cannot be decrypted: is identity_passphrase right?".to_owned()
+                    Err(error) if passphrase.is_some() => {
+                        format!("cannot be decrypted: is identity_passphrase right? ({error})")
                     }
                     Err(error) => format!("cannot be used: {error}"),
                 }
@@ -284,8 +333,12 @@ impl Login<'_> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !identity.named => return None,
             Err(error) => format!("cannot be read: {error}"),
         };
-        self.log(Level::Warn, &format!("the key {} {why}", path.display()));
-        self.tried.push(format!("key {} ({why})", path.display()));
+        // Another key may do: then nobody needs to hear of it.
+        self.log(Level::Info, &format!("the key {} {why}", path.display()));
+        let what = format!("key {} ({why})", path.display());
+        if !self.tried.contains(&what) {
+            self.tried.push(what);
+        }
         None
     }
 
@@ -350,6 +403,7 @@ impl Login<'_> {
         else {
             return Ok(false);
         };
+        let what = "the password (keyboard-interactive)".to_owned();
         let mut answered = false;
         let mut answer = self
             .ssh
@@ -358,7 +412,16 @@ impl Login<'_> {
         for _ in 0..MAX_ROUNDS {
             let prompts = match answer {
                 Interactive::Success => return Ok(true),
-                Interactive::Failure { .. } => break,
+                Interactive::Failure {
+                    remaining_methods,
+                    partial_success,
+                } => {
+                    let answer = AuthResult::Failure {
+                        remaining_methods,
+                        partial_success,
+                    };
+                    return Ok(self.note(answer, Some(what)));
+                }
                 Interactive::InfoRequest { prompts, .. } => prompts,
             };
             let askable = prompts.iter().all(|prompt| !prompt.echo) && (!answered || prompts.is_empty());
@@ -375,12 +438,20 @@ impl Login<'_> {
                 .authenticate_keyboard_interactive_respond(replies.collect())
                 .await?;
         }
-        self.tried.push("the password (keyboard-interactive)".into());
+        self.tried.push(format!("{what}, asked too often"));
         Ok(false)
     }
 
     fn log(&self, level: Level, message: &str) {
         self.host.log(level, "sftp::auth", message);
+    }
+
+    /// What was tried, for a message that is about something else.
+    fn so_far(&self) -> String {
+        if self.tried.is_empty() {
+            return String::new();
+        }
+        format!(" (after {})", self.tried.join(", "))
     }
 
     fn refused(&self) -> Error {
@@ -403,10 +474,25 @@ impl Login<'_> {
     }
 }
 
+/// An agent and its keys: those of files that the user named, and the others.
+struct Agent {
+    client: AgentClient<tokio::net::UnixStream>,
+    named: Vec<AgentIdentity>,
+    others: Vec<AgentIdentity>,
+}
+
+/// Asks an agent for its keys. It is told which server they are for: of keys that are bound to servers it shows only that one's.
 async fn identities_of(
     socket: &Path,
+    server: Option<&AgentSessionBinding>,
 ) -> Result<(AgentClient<tokio::net::UnixStream>, Vec<AgentIdentity>), russh::keys::Error> {
     let mut agent = AgentClient::connect_uds(socket).await?;
+    if let Some(server) = server
+        && agent.bind_session(server, false).await.is_err()
+    {
+        // An agent that does not know the question may have hung up.
+        agent = AgentClient::connect_uds(socket).await?;
+    }
     let identities = agent.request_identities().await?;
     Ok((agent, identities))
 }

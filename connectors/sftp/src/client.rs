@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use plakar_plugin_api::{Error, Level, Result};
+use plakar_plugin_api::{Error, ErrorKind, Level, Result};
 use russh::Disconnect;
+use tokio::task::JoinSet;
 
 use crate::connect::{Dialer, Link};
 use crate::error::Fault;
@@ -16,6 +17,8 @@ use crate::session::Session;
 
 /// After a server refused one more connection, so long passes before it is asked again.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
+/// How long a server may take from the login to its first answer.
+const STARTING: Duration = Duration::from_secs(20);
 /// How long a server may take to hear that we leave.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -159,28 +162,36 @@ impl Client {
         let link = self.dialer.dial().await?;
         let starting = async {
             let channel = link.ssh.channel_open_session().await;
-            Session::start(channel.map_err(|error| Fault::Lost(error.to_string()))?).await
+            let channel = channel.map_err(|error| Fault::Lost(error.to_string()))?;
+            Session::start(channel, link.farewell.clone()).await
         };
-        let session = starting
+        let patience = self.dialer.options.connect_timeout.unwrap_or(STARTING);
+        let host = &self.dialer.target.host;
+        let started = tokio::time::timeout(patience, starting)
             .await
-            .map_err(|fault| fault.about("start SFTP on", &self.dialer.target.host))?;
+            .map_err(|_elapsed| {
+                let message = format!("{host} does not start SFTP within {} s", patience.as_secs());
+                Error::new(ErrorKind::Timeout, message)
+            })?;
+        let session = started.map_err(|fault| fault.about("start SFTP on", host))?;
         Ok(Arc::new(Connection { session, link }))
     }
 
     /// Tells the server that we leave, once it has done what it was asked without anybody waiting for it.
     pub(crate) async fn close(&self) {
+        let mut leaving = JoinSet::new();
         for slot in &self.slots {
             let Some(connection) = lock(&slot.connection).take() else {
                 continue;
             };
-            let leaving = async {
+            leaving.spawn(tokio::time::timeout(GOODBYE, async move {
                 // Requests are done in their order: when this one is answered, those before it are done.
                 let _unheard = connection.session.real_path(".").await.is_err();
                 let ssh = &connection.link.ssh;
                 ssh.disconnect(Disconnect::ByApplication, "", "").await
-            };
-            // Who does not hear it will notice.
-            let _unheard = tokio::time::timeout(GOODBYE, leaving).await.is_err();
+            }));
         }
+        // Who does not hear it will notice.
+        while leaving.join_next().await.is_some() {}
     }
 }

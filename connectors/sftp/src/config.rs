@@ -121,7 +121,7 @@ impl Location {
         let (host, port) =
             split_port(host).ok_or_else(|| wrong("the port is not a number from 1 to 65535"))?;
         let user = user.map(decode).transpose().map_err(&wrong)?;
-        if user.as_deref().is_some_and(|user| !is_harmless_user(user)) {
+        if user.as_deref().is_some_and(|user| !is_user(user)) {
             return Err(wrong("the user name has characters that no user name has"));
         }
         if !is_harmless_host(host) {
@@ -185,12 +185,17 @@ pub(crate) fn is_harmless_host(host: &str) -> bool {
             .all(|letter| letter.is_alphanumeric() || "._-:%".contains(letter))
 }
 
+/// Whether a name can be that of a user. Some servers have names with spaces, or with a domain and `\\` in front.
+pub(crate) fn is_user(name: &str) -> bool {
+    !name.is_empty() && !name.chars().any(char::is_control)
+}
+
+/// Whether a user's name can stand on a command line.
 pub(crate) fn is_harmless_user(user: &str) -> bool {
-    !user.is_empty()
-        && !user.starts_with('-')
-        && !user.chars().any(|letter| {
-            letter.is_control() || letter.is_whitespace() || "'\"`$;&<>|(){}\\".contains(letter)
-        })
+    !user.starts_with('-')
+        && !user
+            .chars()
+            .any(|letter| letter.is_whitespace() || "'\"`$;&<>|(){}\\".contains(letter))
 }
 
 fn decode(text: &str) -> std::result::Result<String, &'static str> {
@@ -302,6 +307,13 @@ mod tests {
                 absolute("/my café"),
             ),
             ("sftp://h/my café", None, "h", None, absolute("/my café")),
+            (
+                "sftp://DOMAIN%5CJos%C3%A9 P@h/x",
+                Some("DOMAIN\\José P"),
+                "h",
+                None,
+                absolute("/x"),
+            ),
         ];
         for (location, user, host, port, folder) in cases {
             let wanted = (user.map(str::to_owned), host.to_owned(), port, folder);
@@ -329,7 +341,7 @@ mod tests {
             "sftp://-oProxyCommand=x/y",
             "sftp://h;id/y",
             "sftp://$(id)/y",
-            "sftp://a b@h/y",
+            "sftp://a%0Ab@h/y",
             "sftp://@h/y",
         ] {
             let error = Location::parse(location).expect_err(location);

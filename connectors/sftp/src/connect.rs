@@ -2,23 +2,30 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use plakar_plugin_api::{Error, ErrorKind, Host, Level, Result};
-use russh::client::{self, Handle};
+use russh::client::{self, DisconnectReason, Handle};
 use russh::keys::PublicKeyOrCertificate;
-use russh::{Preferred, cipher, compression};
+use russh::{ChannelOpenFailure, Disconnect, Preferred, cipher, compression};
 use tokio::process::Child;
 
 use crate::auth::{Credentials, Identity, log_in};
-use crate::config::{Options, Surroundings, is_harmless_host, is_harmless_user};
+use crate::config::{Options, Surroundings, is_harmless_host, is_user};
+use crate::error::quoted;
 use crate::known_hosts::{KnownHost, Lookup};
-use crate::route::{Hop, Route, Stream, config_error, connect_tcp, expand_percent, parse_jumps, run_proxy};
+use crate::route::{
+    Hop, Route, Stream, config_error, connect_tcp, expand_percent, parse_jumps, run_proxy, shown,
+};
 use crate::ssh_config::{HostConfig, Strictness, lookup};
+use crate::unstuck::Unstuck;
 
 const DEFAULT_PORT: u16 = 22;
 const DEFAULT_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Keep-alives that may stay unanswered.
+const UNANSWERED: u32 = 3;
 /// Hosts that are reached through hosts that are reached through hosts…
 const MAX_JUMPS: usize = 8;
 const DEFAULT_IDENTITIES: [&str; 3] = ["~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa"];
@@ -29,11 +36,14 @@ pub(crate) struct Dialer {
     pub(crate) options: Options,
     pub(crate) surroundings: Surroundings,
     pub(crate) host: Host,
+    /// Whether there was a connection: then a name that is not found is no mistake in the name.
+    pub(crate) reached: AtomicBool,
 }
 
 /// A connection that is logged in, with what it goes through.
 pub(crate) struct Link {
     pub(crate) ssh: Handle<HostKeyCheck>,
+    pub(crate) farewell: Farewell,
     _via: Option<Box<Link>>,
     _command: Option<Child>,
 }
@@ -52,9 +62,9 @@ impl Dialer {
     pub(crate) async fn dial(&self) -> Result<Link> {
         let resolved = self.resolve(&self.target)?;
         let timeout = self.timeout(&resolved);
-        let what = format!("{}:{}", resolved.host, resolved.port);
+        let what = shown(&resolved.host, resolved.port);
         match tokio::time::timeout(timeout, self.connect(&self.target, None, 0)).await {
-            Ok(connected) => connected,
+            Ok(connected) => connected.inspect(|_link| self.reached.store(true, Ordering::Relaxed)),
             Err(_elapsed) => {
                 let message = format!("no connection to {what} within {} s", timeout.as_secs());
                 Err(Error::new(ErrorKind::Timeout, message))
@@ -89,7 +99,7 @@ impl Dialer {
         let user = user.ok_or_else(|| {
             config_error("whose login? name a user in the URL: sftp://user@host/path".to_owned())
         })?;
-        if !is_harmless_host(&host) || !is_harmless_user(&user) {
+        if !is_harmless_host(&host) || !is_user(&user) {
             return Err(config_error(format!(
                 "the ssh configuration gives {:?} a host or user name that is none",
                 hop.host
@@ -121,10 +131,12 @@ impl Dialer {
             }
             let resolved = self.resolve(hop)?;
             let route = self.route(&resolved, via, depth).await?;
-            let mut ssh = self.shake_hands(&resolved, route.stream).await?;
-            log_in(&mut ssh, &self.credentials(&resolved), &self.host).await?;
+            let farewell = Farewell::default();
+            let mut ssh = self.shake_hands(&resolved, route.stream, &farewell).await?;
+            log_in(&mut ssh, &farewell, &self.credentials(&resolved), &self.host).await?;
             Ok(Link {
                 ssh,
+                farewell,
                 _via: route.via,
                 _command: route.command,
             })
@@ -149,7 +161,7 @@ impl Dialer {
         match to.config.proxy_command.as_deref() {
             Some(command) if !command.eq_ignore_ascii_case("none") => run_proxy(to, command),
             _ => Ok(Route {
-                stream: Box::new(connect_tcp(to).await?),
+                stream: Box::new(connect_tcp(to, self.reached.load(Ordering::Relaxed)).await?),
                 via: None,
                 command: None,
             }),
@@ -164,11 +176,14 @@ impl Dialer {
             .channel_open_direct_tcpip(&to.host, u32::from(to.port), "127.0.0.1", 0)
             .await;
         let channel = channel.map_err(|error| {
-            let message = format!(
-                "cannot reach {}:{} through {}: {error}",
-                to.host, to.port, last.host
-            );
-            Error::new(ErrorKind::Transient, message)
+            let what = format!("cannot reach {} through {}", shown(&to.host, to.port), last.host);
+            match error {
+                russh::Error::ChannelOpenFailure(ChannelOpenFailure::AdministrativelyProhibited) => {
+                    let message = format!("{what}: that host does not let this user forward connections");
+                    Error::new(ErrorKind::Permission, message)
+                }
+                error => Error::new(ErrorKind::Transient, format!("{what}: {error}")),
+            }
         })?;
         Ok(Route {
             stream: Box::new(channel.into_stream()),
@@ -177,11 +192,18 @@ impl Dialer {
         })
     }
 
-    async fn shake_hands(&self, to: &Resolved, stream: Box<dyn Stream>) -> Result<Handle<HostKeyCheck>> {
+    async fn shake_hands(
+        &self,
+        to: &Resolved,
+        stream: Box<dyn Stream>,
+        farewell: &Farewell,
+    ) -> Result<Handle<HostKeyCheck>> {
         let known = self.known_host(to);
+        let alive_interval = to.config.alive_interval.unwrap_or(DEFAULT_ALIVE_INTERVAL);
         let config = client::Config {
             window_size: 16 << 20,
-            keepalive_interval: Some(to.config.alive_interval.unwrap_or(DEFAULT_ALIVE_INTERVAL)),
+            keepalive_interval: Some(alive_interval),
+            keepalive_max: UNANSWERED as usize,
             preferred: Preferred {
                 key: known.algorithms().into(),
                 host_key_certificates: known.certificate_algorithms().into(),
@@ -203,12 +225,15 @@ impl Dialer {
         let check = HostKeyCheck {
             known,
             accepted: None,
+            farewell: farewell.clone(),
         };
+        // While a write is stuck no keep-alive is sent, so a write gets the same time.
+        let stream = Unstuck::new(stream, alive_interval * (UNANSWERED + 1));
         let connected = client::connect_stream(Arc::new(config), stream, check).await;
         connected.map_err(|failure| match failure {
             Failure::Refused(error) => error,
             Failure::Ssh(error) => {
-                let message = format!("no SSH connection to {}:{}: {error}", to.host, to.port);
+                let message = format!("no SSH connection to {}: {error}", shown(&to.host, to.port));
                 Error::new(handshake_kind(&error), message)
             }
         })
@@ -251,6 +276,7 @@ impl Dialer {
             user_files,
             global_files,
             accept_new: self.options.accept_new_host_key || accepts,
+            hash_names: to.config.hash_known_hosts,
         }
         .read()
     }
@@ -279,7 +305,7 @@ impl Dialer {
         };
         Credentials {
             user: to.user.clone(),
-            target: format!("{}@{}:{}", to.user, to.host, to.port),
+            target: format!("{}@{}", to.user, shown(&to.host, to.port)),
             agent,
             identities,
             certificates: to
@@ -307,11 +333,15 @@ impl Dialer {
             .unwrap_or_default();
         let local = self.surroundings.user.clone().unwrap_or_default();
         let port = to.port.to_string();
+        let number = uzers::get_current_uid().to_string();
+        let known_as = to.config.host_key_alias.as_ref().unwrap_or(&to.written);
         let expanded = expand_percent(
             path,
             &[
                 ('d', &home),
                 ('u', &local),
+                ('i', &number),
+                ('k', known_as),
                 ('h', &to.host),
                 ('n', &to.written),
                 ('p', &port),
@@ -338,6 +368,36 @@ pub(crate) struct HostKeyCheck {
     known: KnownHost,
     /// What was accepted when the connection began; it is shown again with every change of keys.
     accepted: Option<russh::keys::PublicKey>,
+    farewell: Farewell,
+}
+
+/// Why a connection ended, once it has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Farewell(Arc<OnceLock<Ending>>);
+
+#[derive(Debug)]
+struct Ending {
+    why: String,
+    /// The server said that it will have nothing to do with us.
+    refusal: bool,
+}
+
+impl Farewell {
+    /// Whether the server ended it because of what it was offered.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.0.get().is_some_and(|ending| ending.refusal)
+    }
+
+    /// Why it ended, or `otherwise` when nobody said.
+    pub(crate) fn why(&self, otherwise: &str) -> String {
+        self.0
+            .get()
+            .map_or_else(|| otherwise.to_owned(), |ending| ending.why.clone())
+    }
+
+    fn set(&self, why: String, refusal: bool) {
+        let _known_before = self.0.set(Ending { why, refusal }).is_err();
+    }
 }
 
 /// Why there is no connection.
@@ -372,5 +432,56 @@ impl client::Handler for HostKeyCheck {
         self.known.check(shown).map_err(Failure::Refused)?;
         self.accepted = Some(key);
         Ok(true)
+    }
+
+    async fn disconnected(&mut self, reason: DisconnectReason<Failure>) -> std::result::Result<(), Failure> {
+        match reason {
+            DisconnectReason::ReceivedDisconnect(said) => {
+                // "Too many authentication failures" is the first of these.
+                let refusal = matches!(
+                    said.reason_code,
+                    Disconnect::ProtocolError
+                        | Disconnect::HostNotAllowedToConnect
+                        | Disconnect::AuthCancelledByUser
+                        | Disconnect::NoMoreAuthMethodsAvailable
+                        | Disconnect::IllegalUserName
+                );
+                let words = quoted(&said.message);
+                self.farewell
+                    .set(format!("the server ended the connection{words}"), refusal);
+                Ok(())
+            }
+            DisconnectReason::Error(failure) => {
+                let why = match &failure {
+                    Failure::Refused(error) => error.message.clone(),
+                    Failure::Ssh(error) => error.to_string(),
+                };
+                self.farewell.set(why, false);
+                Err(failure)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_that_was_found_once_may_be_found_again() {
+        let to = Resolved {
+            config: HostConfig::default(),
+            written: "nas".into(),
+            host: "host.invalid".into(),
+            port: 22,
+            user: "me".into(),
+        };
+        for (reached, kind) in [(false, ErrorKind::Config), (true, ErrorKind::Transient)] {
+            let error = connect_tcp(&to, reached).await.unwrap_err();
+            assert!(
+                error.kind == kind && error.message.contains("host.invalid"),
+                "{error}"
+            );
+        }
     }
 }

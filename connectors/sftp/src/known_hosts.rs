@@ -52,6 +52,8 @@ pub(crate) struct Lookup<'a> {
     pub(crate) user_files: Vec<PathBuf>,
     pub(crate) global_files: Vec<PathBuf>,
     pub(crate) accept_new: bool,
+    /// Whether a new key is recorded under a hashed name; as its neighbours are, if not told.
+    pub(crate) hash_names: Option<bool>,
 }
 
 impl Lookup<'_> {
@@ -82,6 +84,7 @@ impl Lookup<'_> {
                 known.take_file(path, &String::from_utf8_lossy(&text));
             }
         }
+        known.hashed = self.hash_names.unwrap_or(known.hashed);
         known
     }
 }
@@ -384,6 +387,7 @@ mod tests {
             user_files: vec![file],
             global_files: Vec::new(),
             accept_new,
+            hash_names: None,
         };
         (folder, lookup.read())
     }
@@ -520,6 +524,7 @@ mod tests {
             user_files: vec!["/proc/none/known_hosts".into()],
             global_files: Vec::new(),
             accept_new: true,
+            hash_names: None,
         };
         let error = lookup.read().check(&shown(ONE)).unwrap_err();
         assert!(

@@ -2,7 +2,7 @@
 //!
 //! A key `a/b/c` is the file `a/b/c` below the root folder on the server. From top to bottom: `storage` keeps the
 //! promises, with `put`, `listing` and `transfer`; `place` knows the root folder; `client` shares out connections that
-//! `connect` makes (with `route`, `auth`, `known_hosts`, `ssh_config`); `session`, `remote` and `protocol` speak SFTP.
+//! `connect` makes (with `route`, `unstuck`, `auth`, `known_hosts`, `ssh_config`); `session`, `remote` and `protocol` speak SFTP.
 
 mod auth;
 mod client;
@@ -21,6 +21,7 @@ mod session;
 mod ssh_config;
 mod storage;
 mod transfer;
+mod unstuck;
 
 pub use storage::SftpConnector;
 

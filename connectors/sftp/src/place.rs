@@ -20,6 +20,8 @@ pub(crate) const TEMPORARY_PREFIX: &str = ".tmp-";
 const ABANDONED_SECONDS: u32 = 24 * 60 * 60;
 /// Less space than this is none.
 const NO_SPACE_BYTES: u64 = 1 << 20;
+/// Nor is less than a failed write has bytes, times as many as are written at once.
+const FULL_FOR: u64 = 16;
 /// Temporary files of broken connections that are remembered.
 const MAX_ORPHANS: usize = 1000;
 
@@ -36,7 +38,9 @@ pub(crate) struct Place {
     /// Folders whose entries in all parents were synced.
     durable: Mutex<HashSet<String>>,
     /// Cleared when the server turned out not to sync folders.
-    pub(crate) syncs_folders: AtomicBool,
+    syncs_folders: AtomicBool,
+    /// Set once it did.
+    synced_a_folder: AtomicBool,
     /// Our own files that could not be removed because their connection broke.
     orphans: Mutex<Vec<String>>,
     /// Where the last page of a listing ended.
@@ -59,6 +63,7 @@ impl Place {
             tidied: Mutex::default(),
             durable: Mutex::default(),
             syncs_folders: AtomicBool::new(true),
+            synced_a_folder: AtomicBool::new(false),
             orphans: Mutex::default(),
             cut: Mutex::default(),
             generation: AtomicU64::new(0),
@@ -96,11 +101,14 @@ impl Place {
     /// Makes a folder below the root with its parents. The root itself must be there.
     pub(crate) async fn make_folders(&self, session: &Session, folder: &str) -> Result<()> {
         let mut missing = vec![folder];
+        // Down to what is there and up again; where nothing can be made, servers may say that something is missing each time.
+        let mut steps = 2 * folder.split('/').count();
         while let Some(&next) = missing.last() {
             let path = self.path(next);
             match session.make_folder(&path).await {
                 Ok(()) => missing.truncate(missing.len() - 1),
-                Err(fault) if fault.is_missing() && !next.is_empty() => {
+                Err(fault) if fault.is_missing() && steps > 0 => {
+                    steps -= 1;
                     let above = next.rsplit_once('/').map_or("", |(above, _)| above);
                     if above.is_empty() {
                         return Err(fault.about("create the folder", &path));
@@ -119,6 +127,18 @@ impl Place {
 
     /// The error for a failed change. Servers say "failure" when a disk is full or read-only: this looks closer.
     pub(crate) async fn explain(&self, session: &Session, fault: &Fault, doing: &str, path: &str) -> Error {
+        self.explain_write(session, fault, doing, path, 0).await
+    }
+
+    /// The same for so many bytes: others that failed with us may have made room by now, but less than they and we need.
+    pub(crate) async fn explain_write(
+        &self,
+        session: &Session,
+        fault: &Fault,
+        doing: &str,
+        path: &str,
+        bytes: u64,
+    ) -> Error {
         let error = fault.about(doing, path);
         if !fault.is_vague() {
             return error;
@@ -128,7 +148,7 @@ impl Place {
         };
         let (kind, why) = if found.read_only {
             (ErrorKind::Permission, "the file system is read-only")
-        } else if found.space.available_bytes < NO_SPACE_BYTES {
+        } else if found.space.available_bytes < bytes.saturating_mul(FULL_FOR).max(NO_SPACE_BYTES) {
             (ErrorKind::NoSpace, "the file system is full")
         } else if found.inodes > 0 && found.free_inodes == 0 {
             (ErrorKind::NoSpace, "the file system has no room for more files")
@@ -149,14 +169,17 @@ impl Place {
             session.fsync(&folder.handle).await
         };
         match synced.await {
-            Err(Fault::Lost(why)) => Err(Fault::Lost(why).about("sync the folder", path)),
-            Err(_) => {
+            Ok(()) => {
+                self.synced_a_folder.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(fault) if shows_inability(&fault, self.synced_a_folder.load(Ordering::Relaxed)) => {
                 self.syncs_folders.store(false, Ordering::Relaxed);
                 self.host
                     .log(Level::Debug, "sftp", "the server does not sync folders");
                 Ok(())
             }
-            Ok(()) => Ok(()),
+            Err(fault) => Err(fault.about("sync the folder", path)),
         }
     }
 
@@ -230,6 +253,12 @@ impl Place {
     }
 }
 
+/// Whether a folder was not synced because the server cannot do that. From one that could before it is a failure: what was
+/// stored may be lost.
+fn shows_inability(fault: &Fault, could_before: bool) -> bool {
+    matches!(fault, Fault::Refused(_)) && !could_before
+}
+
 /// The name of a file that is being written. The file is removed when this is dropped, unless it is `kept`.
 pub(crate) struct Temporary<'p> {
     place: &'p Place,
@@ -269,5 +298,22 @@ impl Drop for Temporary<'_> {
             self.session
                 .send_unheard(crate::protocol::Request::Remove { path: &self.path });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Status, status};
+
+    #[test]
+    fn a_folder_that_is_not_synced_is_a_failure_where_others_were() {
+        let refused = Fault::Refused(Status {
+            code: status::FAILURE,
+            message: String::new(),
+        });
+        assert!(shows_inability(&refused, false));
+        assert!(!shows_inability(&refused, true));
+        assert!(!shows_inability(&Fault::Lost(String::new()), false));
     }
 }

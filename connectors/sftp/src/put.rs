@@ -28,7 +28,10 @@ pub(crate) async fn put(
     let written = write(&session, &file, bytes, options.durable, host).await;
     let found = match written {
         Ok(found) => found,
-        Err(fault) => return Err(place.explain(&session, &fault, "write", &path).await),
+        Err(fault) => {
+            let error = place.explain_write(&session, &fault, "write", &path, bytes.len() as u64);
+            return Err(error.await);
+        }
     };
     if found.size.is_some_and(|size| size != bytes.len() as u64) {
         let message = format!(

@@ -2,15 +2,21 @@
 //!
 //! It does not know who is at the other end.
 
+use std::net::SocketAddr;
 use std::process::Stdio;
+use std::time::Duration;
 
 use plakar_plugin_api::{Error, ErrorKind, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
-use crate::config::{is_harmless_host, split_port};
+use crate::config::{is_harmless_host, is_harmless_user, split_port};
 use crate::connect::{Link, Resolved};
+
+/// How long an address may stay silent before the next is tried as well.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_secs(1);
 
 /// A host to connect to, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,13 +36,19 @@ pub(crate) struct Route {
     pub(crate) command: Option<Child>,
 }
 
-pub(crate) async fn connect_tcp(to: &Resolved) -> Result<TcpStream> {
-    let what = format!("{}:{}", to.host, to.port);
-    let addresses = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
-    let addresses: Vec<_> = addresses
-        .map_err(|error| config_error(format!("the host {} is not found: {error}", to.host)))?
-        .collect();
-    let stream = TcpStream::connect(addresses.as_slice()).await.map_err(|error| {
+/// `reached`: there was a connection before.
+pub(crate) async fn connect_tcp(to: &Resolved, reached: bool) -> Result<TcpStream> {
+    let what = shown(&to.host, to.port);
+    let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
+    let addresses = found.map_err(|error| {
+        let kind = if reached {
+            ErrorKind::Transient
+        } else {
+            ErrorKind::Config
+        };
+        Error::new(kind, format!("the host {} is not found: {error}", to.host))
+    })?;
+    let stream = connect_first(addresses).await.map_err(|error| {
         let kind = match Error::io("", &error).kind {
             ErrorKind::Other => ErrorKind::Transient,
             kind => kind,
@@ -48,7 +60,44 @@ pub(crate) async fn connect_tcp(to: &Resolved) -> Result<TcpStream> {
     Ok(stream)
 }
 
+/// Connects to whichever address answers; one that is silent does not keep the next from being tried.
+async fn connect_first(addresses: impl Iterator<Item = SocketAddr>) -> std::io::Result<TcpStream> {
+    let mut failure = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    let mut tries = JoinSet::new();
+    for address in addresses {
+        tries.spawn(TcpStream::connect(address));
+        match tokio::time::timeout(NEXT_ADDRESS_AFTER, tries.join_next()).await {
+            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
+            Ok(Some(Ok(Err(error)))) => failure = error,
+            _ => {}
+        }
+    }
+    while let Some(tried) = tries.join_next().await {
+        match tried {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failure = error,
+            Err(_not_run) => {}
+        }
+    }
+    Err(failure)
+}
+
+/// A host and port for messages.
+pub(crate) fn shown(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
 pub(crate) fn run_proxy(to: &Resolved, command: &str) -> Result<Route> {
+    if command.contains("%r") && !is_harmless_user(&to.user) {
+        return Err(config_error(format!(
+            "the user name {:?} cannot stand in the ProxyCommand for {}",
+            to.user, to.written
+        )));
+    }
     let port = to.port.to_string();
     let tokens = [
         ('h', to.host.as_str()),
@@ -131,6 +180,24 @@ pub(crate) fn config_error(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_is_silent_does_not_keep_the_next_from_being_tried() {
+        let listening = |backlog| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            socket.listen(backlog).unwrap()
+        };
+        let (silent, good) = (listening(0), listening(8));
+        let silent_address = silent.local_addr().unwrap();
+        // Its queue is full: the system drops what comes on top.
+        let _queued = TcpStream::connect(silent_address).await.unwrap();
+        let addresses = [silent_address, good.local_addr().unwrap()];
+        let connected = tokio::time::timeout(Duration::from_secs(10), connect_first(addresses.into_iter()));
+        let stream = connected.await.expect("the second is tried").unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), addresses[1]);
+        assert!(connect_first([].into_iter()).await.is_err());
+    }
 
     #[test]
     fn hosts_on_the_way_are_listed_with_commas() {

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Buf as _, Bytes, BytesMut};
 use russh::client::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::connect::Farewell;
 use crate::error::Fault;
 use crate::protocol::{self, MAX_PACKET_BYTES, Reply, Request, Status, status};
 
@@ -42,11 +43,21 @@ pub(crate) struct Session {
 
 /// Who waits for which reply; once the session has ended, why.
 #[derive(Debug)]
-struct Waiting(Mutex<Result<HashMap<u32, oneshot::Sender<Reply>>, String>>);
+struct Waiting {
+    replies: Mutex<Result<HashMap<u32, oneshot::Sender<Reply>>, String>>,
+    over: watch::Sender<bool>,
+}
 
 impl Waiting {
+    fn new() -> Self {
+        Self {
+            replies: Mutex::new(Ok(HashMap::new())),
+            over: watch::Sender::new(false),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Result<HashMap<u32, oneshot::Sender<Reply>>, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fault(&self) -> Fault {
@@ -59,6 +70,14 @@ impl Waiting {
         if waiting.is_ok() {
             *waiting = Err(why.into());
         }
+        drop(waiting);
+        self.over.send_replace(true);
+    }
+
+    /// Returns when the session has ended.
+    async fn ended(&self) {
+        // The sender is our own, so it is never gone.
+        let _gone = self.over.subscribe().wait_for(|over| *over).await.is_err();
     }
 }
 
@@ -91,7 +110,7 @@ pub(crate) const UNEXPECTED: Fault = Fault::Nonsense("an answer of another kind 
 
 impl Session {
     /// Starts the subsystem on a fresh channel and asks the server what it can do.
-    pub(crate) async fn start(mut channel: Channel<Msg>) -> Result<Self, Fault> {
+    pub(crate) async fn start(mut channel: Channel<Msg>, farewell: Farewell) -> Result<Self, Fault> {
         let lost = |error: russh::Error| Fault::Lost(error.to_string());
         channel.request_subsystem(true, "sftp").await.map_err(lost)?;
         loop {
@@ -105,16 +124,20 @@ impl Session {
                     }));
                 }
                 Some(ChannelMsg::WindowAdjusted { .. }) => {}
-                _ => return Err(Fault::Lost("the server closed the channel".into())),
+                _ => return Err(Fault::Lost(farewell.why("the server closed the channel"))),
             }
         }
         let (read_half, write_half) = channel.split();
-        let mut incoming = Incoming::new(read_half);
+        let mut incoming = Incoming::new(read_half, farewell);
         write_half.data_bytes(protocol::hello()).await.map_err(lost)?;
-        let extensions = protocol::decode_hello(incoming.packet().await?)?;
+        let greeting = incoming.packet().await.map_err(|fault| match fault {
+            Fault::Lost(why) => Fault::Lost(format!("{why} before SFTP began: may this user use it?")),
+            _ => Fault::Nonsense("it does not begin as SFTP does: does the login shell print something?"),
+        })?;
+        let extensions = protocol::decode_hello(greeting)?;
         let has = |wanted: &str| extensions.iter().any(|(name, _)| name == wanted.as_bytes());
         let (outgoing, queue) = mpsc::channel(QUEUED_PACKETS);
-        let waiting = Arc::new(Waiting(Mutex::new(Ok(HashMap::new()))));
+        let waiting = Arc::new(Waiting::new());
         tokio::spawn(write_queue(queue, write_half, Arc::clone(&waiting)));
         tokio::spawn(hand_out(incoming, Arc::clone(&waiting), outgoing.downgrade()));
         let mut session = Self {
@@ -200,22 +223,29 @@ impl Session {
     }
 }
 
-/// Writes queued packets until the session is dropped or the channel breaks.
+/// Writes queued packets until the session is dropped or ends. A channel that waits for its window does not notice that its
+/// connection is gone, so that is watched beside it: whoever waits for room in the queue is let go with the queue.
 async fn write_queue(
     mut queue: mpsc::Receiver<Bytes>,
     channel: ChannelWriteHalf<Msg>,
     waiting: Arc<Waiting>,
 ) {
+    let mut ended = std::pin::pin!(waiting.ended());
     while let Some(first) = queue.recv().await {
-        let written = match queue.try_recv() {
-            Ok(second) => channel.data_bytes(join(&first, &second, &mut queue)).await,
-            Err(_empty) => channel.data_bytes(first).await,
+        let packets = match queue.try_recv() {
+            Ok(second) => join(&first, &second, &mut queue),
+            Err(_empty) => first,
+        };
+        let written = tokio::select! {
+            written = channel.data_bytes(packets) => written,
+            () = &mut ended => break,
         };
         if let Err(error) = written {
             waiting.end(error.to_string());
             break;
         }
     }
+    drop(queue);
     // When the channel is gone already, there is nothing to close.
     let _gone = channel.close().await.is_err();
     waiting.end("it was closed");
@@ -267,13 +297,15 @@ async fn hand_out(mut incoming: Incoming, waiting: Arc<Waiting>, outgoing: mpsc:
 struct Incoming {
     channel: ChannelReadHalf,
     buffer: BytesMut,
+    farewell: Farewell,
 }
 
 impl Incoming {
-    fn new(channel: ChannelReadHalf) -> Self {
+    fn new(channel: ChannelReadHalf, farewell: Farewell) -> Self {
         Self {
             channel,
             buffer: BytesMut::new(),
+            farewell,
         }
     }
 
@@ -294,7 +326,7 @@ impl Incoming {
             match self.channel.wait().await {
                 Some(ChannelMsg::Data { data }) => self.buffer.extend_from_slice(&data),
                 Some(ChannelMsg::Close) | None => {
-                    return Err(Fault::Lost("the server ended the session".into()));
+                    return Err(Fault::Lost(self.farewell.why("the server ended the session")));
                 }
                 Some(_) => {}
             }

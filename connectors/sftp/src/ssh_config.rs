@@ -37,6 +37,7 @@ pub(crate) struct HostConfig {
     pub(crate) user_known_hosts: Option<Vec<String>>,
     pub(crate) global_known_hosts: Option<Vec<String>>,
     pub(crate) strictness: Option<Strictness>,
+    pub(crate) hash_known_hosts: Option<bool>,
     pub(crate) host_key_alias: Option<String>,
     pub(crate) alive_interval: Option<Duration>,
     pub(crate) connect_timeout: Option<Duration>,
@@ -55,6 +56,7 @@ pub(crate) fn lookup(
         surroundings,
         host,
         user,
+        of_system: false,
         found: HostConfig::default(),
     };
     match choice {
@@ -67,6 +69,7 @@ pub(crate) fn lookup(
             if let Some(home) = &surroundings.home {
                 reader.read_file(&home.join(".ssh/config"), true, 0)?;
             }
+            reader.of_system = true;
             reader.read_file(Path::new("/etc/ssh/ssh_config"), true, 0)?;
         }
     }
@@ -77,6 +80,8 @@ struct Reader<'a> {
     surroundings: &'a Surroundings,
     host: &'a str,
     user: Option<&'a str>,
+    /// Whether what is read belongs to the machine, not to the user.
+    of_system: bool,
     found: HostConfig,
 }
 
@@ -134,8 +139,9 @@ impl Reader<'_> {
         for value in values {
             let path = self.surroundings.expand(value);
             let path = match &self.surroundings.home {
-                Some(home) if path.is_relative() => home.join(".ssh").join(path),
-                _ => path,
+                _ if self.of_system => Path::new("/etc/ssh").join(path),
+                Some(home) => home.join(".ssh").join(path),
+                None => path,
             };
             let found = glob::glob(&path.to_string_lossy()).map_err(|error| wrong(&error.to_string()))?;
             for file in found.flatten() {
@@ -214,6 +220,7 @@ impl Reader<'_> {
             "userknownhostsfile" => keep(&mut found.user_known_hosts, || Some(values.to_vec())),
             "globalknownhostsfile" => keep(&mut found.global_known_hosts, || Some(values.to_vec())),
             "stricthostkeychecking" => keep(&mut found.strictness, || Some(strictness(first))),
+            "hashknownhosts" => keep(&mut found.hash_known_hosts, || Some(is_yes(first))),
             "hostkeyalias" => keep(&mut found.host_key_alias, text),
             "serveraliveinterval" => {
                 let interval = seconds(first)?;
@@ -287,24 +294,43 @@ fn rest_of_line(line: &str) -> &str {
     after.strip_prefix('=').unwrap_or(after).trim_start()
 }
 
-/// A line's words; `None` when a quote is not closed. Between the keyword and its value may stand a `=`.
+/// A line's words as OpenSSH splits them; `None` when a quote is not closed. Between the keyword and its value may stand a `=`.
+/// Quotes of both kinds may stand within a word, and `\` takes their meaning from quotes, from itself and from a space.
 fn split_words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
-    let mut rest = line.trim_start();
-    while let Some(letter) = rest.chars().next() {
-        if letter == '#' {
+    let mut letters = line.trim().chars().peekable();
+    while let Some(&first) = letters.peek() {
+        if first == '#' {
             break;
         }
-        let (word, after) = if let Some(quoted) = rest.strip_prefix('"') {
-            quoted.split_once('"')?
-        } else {
-            let end = |letter: char| letter.is_whitespace() || (words.is_empty() && letter == '=');
-            rest.split_at(rest.find(end).unwrap_or(rest.len()))
-        };
-        words.push(word.to_owned());
-        rest = after.trim_start();
-        if words.len() == 1 {
-            rest = rest.strip_prefix('=').unwrap_or(rest).trim_start();
+        if first.is_whitespace() {
+            letters.next();
+            continue;
+        }
+        let (mut word, mut quote) = (String::new(), None);
+        let keyword = words.is_empty();
+        while let Some(&letter) = letters.peek() {
+            if quote.is_none() && (letter.is_whitespace() || (keyword && letter == '=')) {
+                break;
+            }
+            letters.next();
+            match letter {
+                '\\' => {
+                    let escaped = |next: &char| "'\"\\".contains(*next) || (*next == ' ' && quote.is_none());
+                    word.push(letters.next_if(escaped).unwrap_or('\\'));
+                }
+                '"' | '\'' if quote.is_none() => quote = Some(letter),
+                _ if quote == Some(letter) => quote = None,
+                _ => word.push(letter),
+            }
+        }
+        if quote.is_some() {
+            return None;
+        }
+        words.push(word);
+        if keyword {
+            while letters.next_if(|letter| letter.is_whitespace()).is_some() {}
+            letters.next_if_eq(&'=');
         }
     }
     Some(words)
@@ -398,7 +424,7 @@ mod tests {
     fn all_words_that_matter_are_understood() {
         let text = "ProxyCommand nc -X 5 \"%h\" %p\nProxyJump never\nUserKnownHostsFile /a ~/b\nGlobalKnownHostsFile /g\n\
                     StrictHostKeyChecking no\nHostKeyAlias alias\nServerAliveInterval 1m30s\nConnectTimeout 0\n\
-                    IdentitiesOnly yes\nIdentityAgent none\nCertificateFile /c\nForwardX11 yes\n";
+                    IdentitiesOnly yes\nIdentityAgent none\nCertificateFile /c\nForwardX11 yes\nHashKnownHosts yes\n";
         let found = config(text, "h");
         assert_eq!(found.proxy_command.as_deref(), Some("nc -X 5 \"%h\" %p"));
         assert_eq!(found.proxy_jump, None);
@@ -408,6 +434,33 @@ mod tests {
         assert_eq!(found.connect_timeout, None);
         assert_eq!(found.identities_only, Some(true));
         assert_eq!(found.certificate_files, ["/c"]);
+        assert_eq!(found.hash_known_hosts, Some(true));
+    }
+
+    #[test]
+    fn words_are_split_as_openssh_does_it() {
+        let cases: [(&str, &[&str]); 8] = [
+            ("  Port = 22 # usual", &["Port", "22"]),
+            ("User=me", &["User", "me"]),
+            ("IdentityFile ~/my\\ keys/id", &["IdentityFile", "~/my keys/id"]),
+            ("IdentityFile ~/\"my keys\"/id", &["IdentityFile", "~/my keys/id"]),
+            (
+                "IdentityFile '/with \"quotes\"'",
+                &["IdentityFile", "/with \"quotes\""],
+            ),
+            (
+                "Match exec \"sh -c \\\"a b\\\" \"",
+                &["Match", "exec", "sh -c \"a b\" "],
+            ),
+            ("LocalCommand echo '\"'", &["LocalCommand", "echo", "\""]),
+            ("User me\\you = x", &["User", "me\\you", "=", "x"]),
+        ];
+        for (line, words) in cases {
+            assert_eq!(split_words(line).unwrap(), words, "{line}");
+        }
+        for line in ["User \"me", "User 'me\"", "User me\\\\\""] {
+            assert_eq!(split_words(line), None, "{line}");
+        }
     }
 
     #[test]

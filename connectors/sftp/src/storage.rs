@@ -1,6 +1,7 @@
 //! The connector: its promises, and how each is kept with requests to a server.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use plakar_plugin_api::{
@@ -117,6 +118,7 @@ impl Connector for SftpConnector {
             options,
             surroundings,
             host: host.clone(),
+            reached: AtomicBool::new(false),
         });
         let opening = async {
             let session = client.lease().await?;
@@ -266,12 +268,15 @@ async fn unreadable(session: &Session, fault: &Fault, path: &str) -> Error {
 /// Creates the root folder and its missing parents.
 async fn create_root(place: &Place, session: &Session, root: &str) -> Result<()> {
     let mut missing = vec![root];
+    // Down to what is there and up again; where nothing can be made, servers may say that something is missing each time.
+    let mut steps = 2 * root.matches('/').count();
     while let Some(&path) = missing.last() {
         match session.stat(path).await {
             Ok(_) => {}
             Err(fault) if fault.is_missing() => match session.make_folder(path).await {
                 Ok(()) => {}
-                Err(fault) if fault.is_missing() && missing.len() < 256 => {
+                Err(fault) if fault.is_missing() && steps > 0 => {
+                    steps -= 1;
                     let above = path.rsplit_once('/').map_or("", |(above, _)| above);
                     if above.is_empty() {
                         return Err(fault.about("create the folder", path));
