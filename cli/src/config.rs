@@ -2,11 +2,12 @@
 //! everything and names the line; writing keeps comments and layout.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
 
 use toml_edit::{Document, DocumentMut, Item, Key, Table, TableLike, Value};
 use zeroize::Zeroizing;
@@ -18,6 +19,8 @@ use crate::passphrase::{Secret, shown};
 const COMMAND_ENDING: &str = "_command";
 /// Keys that this program uses itself; the others are the connector's.
 const OWN_KEYS: [&str; 3] = ["location", "passphrase", "keyfile"];
+/// A command that prints more than this was meant to be something else.
+const COMMAND_OUTPUT_BYTES: usize = 64 << 10;
 
 /// A configuration file that was read and makes sense, or that does not exist.
 #[derive(Debug, Default)]
@@ -159,6 +162,15 @@ impl Alias {
         }
     }
 
+    /// Where the setting stands that a message from the connector is about, or else the location.
+    pub(crate) fn place_of_fault(&self, message: &str) -> String {
+        let about = |setting: &&Setting| message.contains(&format!("`{}`", setting.name()));
+        match self.keys.iter().find(about) {
+            Some(setting) => setting.place.clone(),
+            None => format!("{}, `location`", self.place),
+        }
+    }
+
     /// Every key with its value, secrets masked unless `reveal`; the location first.
     pub(crate) fn shown(&self, reveal: bool) -> Vec<(&str, String)> {
         let location = if reveal {
@@ -205,18 +217,15 @@ fn run(command: &str, place: &str) -> Result<Zeroizing<String>, CommandError> {
             format!("{place}: the command {why}"),
         ))
     };
-    let output = std::process::Command::new("sh")
-        .args(["-c", command])
-        .stdin(std::process::Stdio::inherit())
-        .stderr(std::process::Stdio::inherit())
-        .output();
-    let output = match output {
+    let (bytes, status) = match output_of(command) {
         Ok(output) => output,
         Err(error) => return refused(format!("could not be run: {error}")),
     };
-    let bytes = Zeroizing::new(output.stdout);
-    if !output.status.success() {
-        return refused(format!("failed with {}", output.status));
+    if bytes.len() > COMMAND_OUTPUT_BYTES {
+        return refused(format!("printed more than {} KiB", COMMAND_OUTPUT_BYTES >> 10));
+    }
+    if !status.success() {
+        return refused(format!("failed with {status}"));
     }
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     match std::str::from_utf8(line).map(|line| line.trim_end_matches('\r')) {
@@ -224,6 +233,34 @@ fn run(command: &str, place: &str) -> Result<Zeroizing<String>, CommandError> {
         Ok(line) => Ok(Zeroizing::new(line.to_owned())),
         Err(error) => refused(format!("did not print text: {error}")),
     }
+}
+
+/// What a shell command prints, and how it ended. One that prints too much is ended.
+fn output_of(command: &str) -> io::Result<(Zeroizing<Vec<u8>>, ExitStatus)> {
+    // A question is answered on the terminal. Anything else on standard input is not for the command: it may be the data of
+    // `backup -stdin`, and a command that reads what it is given, as ssh does, would take its beginning away.
+    let stdin = if io::stdin().is_terminal() {
+        Stdio::inherit()
+    } else {
+        Stdio::null()
+    };
+    let mut child = Command::new("sh")
+        .args(["-c", command])
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .spawn()?;
+    // As large as it can become, so that no copy of a secret is left behind by growing.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(COMMAND_OUTPUT_BYTES + 1));
+    if let Some(stdout) = child.stdout.take() {
+        stdout
+            .take(COMMAND_OUTPUT_BYTES as u64 + 1)
+            .read_to_end(&mut bytes)?;
+    }
+    if bytes.len() > COMMAND_OUTPUT_BYTES {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    Ok((bytes, status))
 }
 
 /// A text and the file that it is from, for messages.
@@ -339,22 +376,30 @@ pub(crate) fn expand_home(path: &str) -> PathBuf {
     }
 }
 
-/// Whether the value of a key must not be shown.
+/// Whether the value of a key must not be shown. The keys of connectors by others are not known, so this errs on the side
+/// of hiding.
 pub(crate) fn is_secret(key: &str) -> bool {
-    const WORDS: [&str; 7] = [
+    const SECRETS: [&str; 9] = [
         "pass",
         "passphrase",
         "password",
+        "passwd",
+        "pwd",
         "secret",
         "token",
-        "private_key",
-        "access_key",
+        "credential",
+        "credentials",
     ];
-    !key.ends_with(COMMAND_ENDING)
-        && WORDS.iter().any(|word| {
-            key == *word || key.starts_with(&format!("{word}_")) || key.ends_with(&format!("_{word}"))
-        })
-        && key != "access_key_id"
+    // What only names where a secret is, or who it is for.
+    const NAMES: [&str; 5] = ["command", "file", "path", "id", "name"];
+    let key = key.to_ascii_lowercase().replace('-', "_");
+    let words: Vec<&str> = key.split('_').collect();
+    if words.last().is_some_and(|last| NAMES.contains(last)) {
+        return false;
+    }
+    let is_key =
+        words.last() == Some(&"key") && !["public_key", "host_key"].iter().any(|end| key.ends_with(end));
+    is_key || words.iter().any(|word| SECRETS.contains(word))
 }
 
 /// Hides the password in `scheme://user:password@host/…`.
@@ -373,31 +418,38 @@ pub(crate) fn mask_password(location: &str) -> String {
     }
 }
 
-/// A configuration file being changed.
+/// A configuration file being changed. Nobody else changes it meanwhile.
 #[derive(Debug)]
 pub(crate) struct Editor {
-    file: PathBuf,
+    config: Config,
     document: DocumentMut,
+    _lock: EditLock,
 }
 
 impl Editor {
-    /// Opens a file that makes sense; a missing one is empty.
-    pub(crate) fn open(config: &Config) -> Result<Self, CommandError> {
-        let text = match fs::read_to_string(&config.file) {
+    /// Opens a file that makes sense, and waits for whoever changes it; a missing one is empty.
+    pub(crate) fn open(file: &Path) -> Result<Self, CommandError> {
+        let lock = EditLock::take(file).map_err(|error| not_written(file, &error))?;
+        let text = match fs::read_to_string(file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            read => read.map_err(|error| not_written(&config.file, &error))?,
+            read => read.map_err(|error| not_written(file, &error))?,
         };
-        let source = SourceText {
-            file: &config.file,
-            text: &text,
-        };
+        let text = Zeroizing::new(text);
+        let config = Config::parse(file, &text)?;
+        let source = SourceText { file, text: &text };
         let document = text
             .parse::<DocumentMut>()
             .map_err(|error| source.error(error.span(), error.message()))?;
         Ok(Self {
-            file: config.file.clone(),
+            config,
             document,
+            _lock: lock,
         })
+    }
+
+    /// What the file says, before any change.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Makes a repository the default.
@@ -414,7 +466,7 @@ impl Editor {
 
     /// Adds or changes keys of a repository.
     pub(crate) fn set(&mut self, name: &str, keys: &[(String, String)]) -> Result<(), CommandError> {
-        let file = shown(self.file.as_os_str());
+        let file = shown(self.config.file.as_os_str());
         let table = self.repositories(&file)?;
         let repository = table.entry(name).or_insert_with(toml_edit::table);
         let Some(repository) = repository.as_table_like_mut() else {
@@ -438,7 +490,7 @@ impl Editor {
 
     /// Removes a key of a repository. False when it had none.
     pub(crate) fn unset(&mut self, name: &str, key: &str) -> Result<bool, CommandError> {
-        let file = shown(self.file.as_os_str());
+        let file = shown(self.config.file.as_os_str());
         let table = self.repositories(&file)?;
         let repository = table.get_mut(name).and_then(Item::as_table_like_mut);
         Ok(repository.is_some_and(|repository| repository.remove(key).is_some()))
@@ -446,7 +498,7 @@ impl Editor {
 
     /// Removes a repository.
     pub(crate) fn remove(&mut self, name: &str) -> Result<(), CommandError> {
-        let file = shown(self.file.as_os_str());
+        let file = shown(self.config.file.as_os_str());
         self.repositories(&file)?.remove(name);
         Ok(())
     }
@@ -454,8 +506,9 @@ impl Editor {
     /// Writes the file as a whole or not at all. What would not make sense is not written.
     pub(crate) fn save(&self) -> Result<(), CommandError> {
         let text = Zeroizing::new(self.document.to_string());
-        Config::parse(&self.file, &text)?;
-        write_atomically(&self.file, text.as_bytes()).map_err(|error| not_written(&self.file, &error))
+        let file = &self.config.file;
+        Config::parse(file, &text)?;
+        write_atomically(file, text.as_bytes()).map_err(|error| not_written(file, &error))
     }
 
     fn repositories(&mut self, file: &str) -> Result<&mut dyn TableLike, CommandError> {
@@ -473,7 +526,8 @@ fn not_a_table(file: &str, name: &str) -> CommandError {
     CommandError::new(Exit::Configuration, format!("{file}: `{name}` is not a table"))
 }
 
-fn not_written(file: &Path, error: &io::Error) -> CommandError {
+/// A file that cannot be changed.
+pub(crate) fn not_written(file: &Path, error: &io::Error) -> CommandError {
     CommandError::because(
         Exit::CannotCreate,
         &format!("cannot write {}", shown(file.as_os_str())),
@@ -481,19 +535,63 @@ fn not_written(file: &Path, error: &io::Error) -> CommandError {
     )
 }
 
-/// Replaces a file, seen whole or not at all. A link is followed, permissions are kept, a new file is private.
+/// Held by whoever reads a file to write it again. It is a lock on the folder, so nothing is left behind.
+#[derive(Debug)]
+pub(crate) struct EditLock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] File);
+
+impl EditLock {
+    /// Waits for others. The folder is made when there is none.
+    pub(crate) fn take(file: &Path) -> io::Result<Self> {
+        let file = behind_links(file);
+        let folder = folder_of(&file);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let lock = File::open(folder)?;
+        match lock.lock() {
+            // Where files cannot be locked, the last one to write wins.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            locked => locked?,
+        }
+        Ok(Self(lock))
+    }
+}
+
+/// Replaces a file, seen whole or not at all. A link is followed, owner and permissions are kept, a new file is private.
 pub(crate) fn write_atomically(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    let folder = file.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    let file = behind_links(file);
+    let folder = folder_of(&file);
     let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
     temporary.write_all(bytes)?;
-    if let Ok(metadata) = fs::metadata(&file) {
-        temporary.as_file().set_permissions(metadata.permissions())?;
+    if let Ok(before) = fs::metadata(&file) {
+        let now = temporary.as_file().metadata()?;
+        // So that root may change the file of a user. Before the permissions, which this can take away.
+        if (before.uid(), before.gid()) != (now.uid(), now.gid())
+            && let Err(error) = fchown(temporary.as_file(), Some(before.uid()), Some(before.gid()))
+        {
+            tracing::debug!(%error, "the file gets another owner");
+        }
+        temporary.as_file().set_permissions(before.permissions())?;
     }
     temporary.as_file().sync_all()?;
     temporary.persist(&file)?;
-    Ok(())
+    File::open(folder)?.sync_all()
+}
+
+/// The file that is meant, where a link may lead to one that does not exist yet.
+fn behind_links(file: &Path) -> PathBuf {
+    if let Ok(found) = fs::canonicalize(file) {
+        return found;
+    }
+    match fs::read_link(file) {
+        Ok(target) => folder_of(file).join(target),
+        Err(_not_a_link) => file.to_owned(),
+    }
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
 }
 
 #[cfg(test)]
@@ -606,8 +704,7 @@ password_command = "printf hunter2"
         let file = folder.path().join("deep/config.toml");
         fs::create_dir_all(folder.path().join("deep")).expect("made");
         fs::write(&file, EXAMPLE).expect("written");
-        let config = Config::load(&file, true).expect("the example is good");
-        let mut editor = Editor::open(&config).expect("opened");
+        let mut editor = Editor::open(&file).expect("opened");
         editor
             .set(
                 "nas",
@@ -657,6 +754,30 @@ password_command = "printf hunter2"
             masked.map(|(key, value)| (key, value.to_owned()))
         );
         assert!(!format!("{alias:?}").contains('z'), "{alias:?}");
-        assert!(is_secret("passphrase") && !is_secret("passphrase_command") && is_secret("auth_token"));
+        for hidden in [
+            "passphrase",
+            "key_passphrase",
+            "auth_token",
+            "Password",
+            "client-secret",
+            "api_key",
+            "sse_customer_key",
+            "proxy_credentials",
+        ] {
+            assert!(is_secret(hidden), "{hidden}");
+        }
+        for open in [
+            "passphrase_command",
+            "identity_file",
+            "password_file",
+            "access_key_id",
+            "accept_new_host_key",
+            "public_key",
+            "keyfile",
+            "connections",
+            "compass",
+        ] {
+            assert!(!is_secret(open), "{open}");
+        }
     }
 }

@@ -23,7 +23,7 @@ use plakar_core::storage::pace::Pace;
 use zeroize::Zeroize;
 
 use crate::args::GlobalOptions;
-use crate::config::{Alias, Config, expand_home, is_location, mask_password};
+use crate::config::{Alias, Config, Editor, expand_home, is_location, mask_password};
 use crate::engine_errors::{connector_error, open_error};
 use crate::error::{CommandError, Exit};
 use crate::interrupt;
@@ -146,6 +146,11 @@ impl Context {
         Ok(self.config.get_or_init(|| config))
     }
 
+    /// The configuration, to be changed by nobody else meanwhile.
+    pub(crate) fn editor(&self) -> Result<Editor, CommandError> {
+        Editor::open(&self.config()?.file)
+    }
+
     /// The registry files, first the one that wins.
     pub(crate) fn registry_files(&self) -> Vec<PathBuf> {
         let system = Path::new("/etc/plakar/connectors.toml").to_owned();
@@ -237,11 +242,14 @@ impl Context {
             let error = connector_error(&error);
             match place.alias {
                 // What the file says is wrong: say where.
-                Some(alias) if wrong_location || error.exit == Exit::Configuration => CommandError {
-                    exit: Exit::Configuration,
-                    ..error
+                Some(alias) if wrong_location || error.exit == Exit::Configuration => {
+                    let fault = alias.place_of_fault(&error.message);
+                    CommandError {
+                        exit: Exit::Configuration,
+                        ..error
+                    }
+                    .context(&fault)
                 }
-                .context(&format!("{}, `location`", alias.place)),
                 _ => error,
             }
         })?;
@@ -281,8 +289,23 @@ impl Context {
     /// Opens the repository that is meant, asking for the passphrase where needed.
     pub(crate) fn open(&self) -> Result<(Repository, Place<'_>), CommandError> {
         let place = self.place()?;
-        let repository = self.open_at(&place)?;
-        Ok((repository, place))
+        match self.open_at(&place) {
+            Ok(repository) => Ok((repository, place)),
+            Err(error) => Err(self.with_forgotten_sign(error)),
+        }
+    }
+
+    /// Who writes `at nas` for `at @nas` is not told to create a repository in the folder `nas`.
+    fn with_forgotten_sign(&self, error: CommandError) -> CommandError {
+        let at = self.at.as_deref().and_then(OsStr::to_str).unwrap_or_default();
+        let known = || {
+            self.config()
+                .is_ok_and(|config| config.repositories.contains_key(at))
+        };
+        if error.exit == Exit::NotFound && known() {
+            return error.hint(format!("the repository that is called {at} is `at @{at}`"));
+        }
+        error
     }
 
     fn open_at(&self, place: &Place<'_>) -> Result<Repository, CommandError> {
@@ -337,7 +360,7 @@ impl Context {
     ) -> Result<Repository, CommandError> {
         let mut tries = 1;
         loop {
-            let secret = passphrase::ask("repository passphrase:")?;
+            let secret = passphrase::ask("repository passphrase:", passphrase::HOW_TO_GIVE)?;
             match self.unlock(Arc::clone(storage), place, Some(&secret)) {
                 Err(OpenError::WrongPassphrase { .. }) if tries < passphrase::TRIES => {
                     tries += 1;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use plakar_core::progress::Cancel;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::error::Exit;
 
@@ -40,8 +40,20 @@ pub(crate) fn install() -> Result<(), ctrlc::Error> {
     })
 }
 
+/// Ends the program. The exit code is for other programs; someone at a terminal is told. Past all locks, which whoever is
+/// interrupted may hold.
 #[expect(clippy::exit, reason = "a signal arrived and nothing is left to tidy up")]
-fn leave() -> ! {
+pub(crate) fn leave() -> ! {
+    static LEAVING: AtomicBool = AtomicBool::new(false);
+    while LEAVING.swap(true, Ordering::Relaxed) {
+        // A Ctrl-C at a prompt is both typed and signalled. Whoever saw it first ends the program.
+        std::thread::park();
+    }
+    let stderr = rustix::stdio::stderr();
+    if rustix::termios::isatty(stderr) {
+        // Below the prompt, the progress bar or the ^C that the terminal shows.
+        let _told = rustix::io::write(stderr, b"\nplakar: interrupted\n").is_ok();
+    }
     std::process::exit(Exit::Interrupted as i32)
 }
 
@@ -56,15 +68,23 @@ pub(crate) fn during(cancel: &Arc<Cancel>) -> Guard {
     Guard(())
 }
 
-/// While the guard lives, a signal restores the terminal to what it is now.
-pub(crate) fn protecting(terminal: OwnedFd) -> Guard {
+/// While the guard lives, the terminal does not show what is typed. A signal brings it back as it is now.
+pub(crate) fn hiding(terminal: OwnedFd) -> Guard {
+    let mut state = state();
     if let Ok(attributes) = tcgetattr(&terminal) {
-        state().terminal = Some((terminal, attributes));
+        let mut hidden = attributes.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        state.terminal = Some((terminal, attributes));
+        if let Some((terminal, _)) = &state.terminal
+            && let Err(error) = tcsetattr(terminal, OptionalActions::Now, &hidden)
+        {
+            tracing::debug!(%error, "the terminal is gone");
+        }
     }
     Guard(())
 }
 
-/// Ends what `during` or `protecting` began.
+/// Ends what `during` or `hiding` began.
 #[derive(Debug)]
 pub(crate) struct Guard(());
 
@@ -72,7 +92,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let mut state = state();
         state.cancel = None;
-        state.terminal = None;
+        restore(&mut state);
     }
 }
 

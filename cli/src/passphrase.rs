@@ -106,23 +106,26 @@ fn terminal() -> Option<File> {
     File::options().read(true).write(true).open("/dev/tty").ok()
 }
 
-/// Asks on the terminal without echo. `label` ends in a colon. Without a terminal this fails at once.
-pub(crate) fn ask(label: &str) -> Result<Secret, CommandError> {
+/// How to give a passphrase where nobody can be asked.
+pub(crate) const HOW_TO_GIVE: &str =
+    "use -keyfile FILE, PLAKAR_PASSPHRASE or passphrase_command in the configuration";
+
+/// Asks on the terminal without echo. `label` ends in a colon. Without a terminal this fails at once, with `advice`.
+pub(crate) fn ask(label: &str, advice: &str) -> Result<Secret, CommandError> {
     let Some(terminal) = terminal() else {
         return Err(CommandError::new(
             Exit::Denied,
             "no passphrase was given and there is no terminal to ask on",
         )
-        .hint("use -keyfile FILE, PLAKAR_PASSPHRASE or passphrase_command in the configuration"));
+        .hint(advice));
     };
-    let guard = interrupt::protecting(terminal.into());
+    // Before the prompt: who types at once is not shown either.
+    let guard = interrupt::hiding(terminal.into());
     let answer = rpassword::prompt_password(format!("{label} "));
     drop(guard);
     match answer {
         Ok(answer) => Ok(Secret::new(answer.into_bytes())),
-        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
-            Err(CommandError::new(Exit::Interrupted, "interrupted"))
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => interrupt::leave(),
         Err(error) => Err(CommandError::because(
             Exit::Denied,
             "cannot read the passphrase",
@@ -149,14 +152,14 @@ pub(crate) enum Strength {
 }
 
 /// Asks for a new passphrase twice. `label` has no colon: `repository passphrase`.
-pub(crate) fn ask_new(label: &str, strength: Strength) -> Result<Secret, CommandError> {
+pub(crate) fn ask_new(label: &str, strength: Strength, advice: &str) -> Result<Secret, CommandError> {
     for _ in 0..TRIES {
-        let secret = ask(&format!("{label}:"))?;
+        let secret = ask(&format!("{label}:"), advice)?;
         if let Some(why) = refusal(&secret, strength) {
             tell(&format!("passphrase refused: {why}"));
             continue;
         }
-        let again = ask(&format!("{label} (confirm):"))?;
+        let again = ask(&format!("{label} (confirm):"), advice)?;
         if *secret.0 == *again.0 {
             return Ok(secret);
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use plakar_core::plugin::ConnectorInfo;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table};
 
-use crate::config::write_atomically;
+use crate::config::{EditLock, not_written, write_atomically};
 use crate::error::{CommandError, Exit};
 use crate::passphrase::shown;
 
@@ -19,6 +19,7 @@ pub(crate) fn add(file: &Path, info: &ConnectorInfo) -> Result<(), CommandError>
             "the path of a library must be UTF-8",
         ));
     };
+    let _lock = lock(file)?;
     let mut document = read(file)?;
     let mut defaults = None;
     for scheme in &info.schemes {
@@ -54,6 +55,7 @@ pub(crate) fn add(file: &Path, info: &ConnectorInfo) -> Result<(), CommandError>
 
 /// Removes the connector that serves a scheme. False when there is none.
 pub(crate) fn remove(file: &Path, scheme: &str) -> Result<bool, CommandError> {
+    let _lock = lock(file)?;
     let mut document = read(file)?;
     match take(&mut document, scheme) {
         Some(_) => write(file, &document).map(|()| true),
@@ -95,14 +97,12 @@ fn read(file: &Path) -> Result<DocumentMut, CommandError> {
     })
 }
 
+fn lock(file: &Path) -> Result<EditLock, CommandError> {
+    EditLock::take(file).map_err(|error| not_written(file, &error))
+}
+
 fn write(file: &Path, document: &DocumentMut) -> Result<(), CommandError> {
-    write_atomically(file, document.to_string().as_bytes()).map_err(|error| {
-        CommandError::because(
-            Exit::CannotCreate,
-            &format!("cannot write {}", shown(file.as_os_str())),
-            &error,
-        )
-    })
+    write_atomically(file, document.to_string().as_bytes()).map_err(|error| not_written(file, &error))
 }
 
 #[cfg(test)]

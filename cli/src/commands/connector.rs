@@ -79,7 +79,7 @@ struct RemoveArgs {
 
 /// Test a connector against a real location, and print a verdict for each behaviour
 ///
-/// The location must exist. What is written there is removed again.
+/// The location must exist. What is written there is removed again, but where folders are made an empty one may stay.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  plakar connector check /tmp/empty\n  plakar connector check @nas")]
 struct CheckArgs {

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::context::{Context, Place, shown_location};
 use crate::engine_errors::create_error;
 use crate::error::{CommandError, Exit};
-use crate::passphrase::{Secret, Strength, accept_new, ask_new};
+use crate::passphrase::{HOW_TO_GIVE, Secret, Strength, accept_new, ask_new};
 
 /// Create a repository
 ///
@@ -96,7 +96,7 @@ impl CreateArgs {
             .or_else(|| Secret::from_variable("PLAKAR_PASSPHRASE"))
         {
             Some(secret) => accept_new(secret, strength),
-            None => ask_new("repository passphrase", strength),
+            None => ask_new("repository passphrase", strength, HOW_TO_GIVE),
         }
     }
 }

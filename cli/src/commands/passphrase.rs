@@ -114,7 +114,11 @@ impl NewArgs {
             .transpose()?;
         match given.or_else(|| Secret::from_variable("PLAKAR_NEW_PASSPHRASE")) {
             Some(secret) => accept_new(secret, strength),
-            None => ask_new("new repository passphrase", strength),
+            None => ask_new(
+                "new repository passphrase",
+                strength,
+                "use -new-keyfile FILE or PLAKAR_NEW_PASSPHRASE",
+            ),
         }
     }
 }

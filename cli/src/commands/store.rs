@@ -1,12 +1,13 @@
 //! `plakar store`.
 
 use std::ffi::OsStr;
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use plakar_core::repository::{OpenError, Repository};
 use serde_json::{Map, Value, json};
 
-use crate::config::{Editor, expand_home};
+use crate::config::{expand_home, is_location};
 use crate::context::{Context, shown_location};
 use crate::engine_errors::open_error;
 use crate::error::{CommandError, Exit};
@@ -189,8 +190,8 @@ fn tell(context: &Context, event: &str, name: &str, line: &str) {
 impl AddArgs {
     fn run(&self, context: &Context) -> Result<(), CommandError> {
         let name = checked_name(&self.name)?;
-        let config = context.config()?;
-        if config.repositories.contains_key(name) {
+        let mut editor = context.editor()?;
+        if editor.config().repositories.contains_key(name) {
             return Err(
                 CommandError::new(Exit::CannotCreate, format!("`{name}` exists already"))
                     .hint(format!("change it with `plakar store set {name} KEY=VALUE`")),
@@ -198,7 +199,11 @@ impl AddArgs {
         }
         let mut keys = vec![("location".to_owned(), checked_location(&self.location)?)];
         keys.extend(parse_settings(&self.settings)?);
-        let mut editor = Editor::open(config)?;
+        if keys.iter().filter(|(key, _)| key == "location").count() > 1 {
+            return Err(
+                CommandError::usage("the location is given twice").hint("leave out the setting `location=`")
+            );
+        }
         editor.set(name, &keys)?;
         if self.default {
             editor.set_default(Some(name));
@@ -211,31 +216,29 @@ impl AddArgs {
 
 impl SetArgs {
     fn run(&self, context: &Context) -> Result<(), CommandError> {
-        let config = context.config()?;
-        let name = &config.alias(&self.name)?.name;
         let mut keys = parse_settings(&self.settings)?;
         for (_, location) in keys.iter_mut().filter(|(key, _)| key == "location") {
             *location = checked_location(location)?;
         }
-        let mut editor = Editor::open(config)?;
-        editor.set(name, &keys)?;
+        let mut editor = context.editor()?;
+        let name = editor.config().alias(&self.name)?.name.clone();
+        editor.set(&name, &keys)?;
         editor.save()?;
-        tell(context, "store_set", name, &format!("changed @{name}"));
+        tell(context, "store_set", &name, &format!("changed @{name}"));
         Ok(())
     }
 }
 
 impl UnsetArgs {
     fn run(&self, context: &Context) -> Result<(), CommandError> {
-        let config = context.config()?;
-        let name = &config.alias(&self.name)?.name;
-        let mut editor = Editor::open(config)?;
+        let mut editor = context.editor()?;
+        let name = editor.config().alias(&self.name)?.name.clone();
         for key in &self.keys {
             if key == "location" {
                 return Err(CommandError::usage("a repository must have a location")
                     .hint(format!("forget it with `plakar store rm {name}`")));
             }
-            if !editor.unset(name, key)? {
+            if !editor.unset(&name, key)? {
                 return Err(CommandError::new(
                     Exit::Failed,
                     format!("`{name}` has no `{}`", escaped(key.as_bytes())),
@@ -243,26 +246,22 @@ impl UnsetArgs {
             }
         }
         editor.save()?;
-        tell(context, "store_unset", name, &format!("changed @{name}"));
+        tell(context, "store_unset", &name, &format!("changed @{name}"));
         Ok(())
     }
 }
 
 impl RmArgs {
     fn run(&self, context: &Context) -> Result<(), CommandError> {
-        let config = context.config()?;
-        let name = &config.alias(&self.name)?.name;
-        let mut editor = Editor::open(config)?;
-        editor.remove(name)?;
-        if config
-            .default
-            .as_deref()
-            .is_some_and(|default| default.trim_start_matches('@') == name)
-        {
+        let mut editor = context.editor()?;
+        let name = editor.config().alias(&self.name)?.name.clone();
+        editor.remove(&name)?;
+        let default = editor.config().default.as_deref();
+        if default.is_some_and(|default| default.trim_start_matches('@') == name) {
             editor.set_default(None);
         }
         editor.save()?;
-        tell(context, "store_removed", name, &format!("forgot @{name}"));
+        tell(context, "store_removed", &name, &format!("forgot @{name}"));
         Ok(())
     }
 }
@@ -305,14 +304,23 @@ impl ShowArgs {
 
 impl PingArgs {
     fn run(&self, context: &Context) -> Result<(), CommandError> {
-        let is_name = context.config()?.repositories.contains_key(self.name.as_str());
+        let config = context.config()?;
+        let is_name = config.repositories.contains_key(self.name.as_str());
+        // A misspelt name must not pass for a folder that could be made here.
+        if !is_name && !is_location(&self.name) && !Path::new(&self.name).exists() {
+            config.alias(&self.name)?;
+        }
         let named = if is_name {
             format!("@{}", self.name)
         } else {
             self.name.clone()
         };
         let place = context.place_of(OsStr::new(&named))?;
-        let storage = context.storage_at(&place)?;
+        let storage = context.storage_at(&place).map_err(|error| CommandError {
+            // Which would be to try what is being tried.
+            hint: error.hint.filter(|hint| !hint.contains("store ping")),
+            ..error
+        })?;
         let location = shown_location(&place.location);
         match Repository::read_config(&*storage) {
             Ok(config) => {

@@ -230,8 +230,9 @@ impl LogWriter {
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // What a connector logs may repeat what a server said.
         self.0
-            .write_error_line(String::from_utf8_lossy(bytes).trim_end_matches('\n'));
+            .write_error_line(&one_line(String::from_utf8_lossy(bytes).trim_end_matches('\n')));
         Ok(bytes.len())
     }
 
