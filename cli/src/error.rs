@@ -31,6 +31,17 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
+impl Exit {
+    /// What two parts of one command come to: damage outweighs what could not be read, and that outweighs success.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Damaged, _) | (_, Self::Damaged) => Self::Damaged,
+            (Self::Done, other) => other,
+            (first, _) => first,
+        }
+    }
+}
+
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) struct CommandError {

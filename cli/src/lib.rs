@@ -9,6 +9,7 @@ mod config;
 mod context;
 mod engine_errors;
 mod error;
+mod estimate;
 mod interrupt;
 mod passphrase;
 mod patterns;
@@ -44,12 +45,19 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
             let result = start(&output, *cli, repository);
             (output, result)
         }
-        Ok(Parsed::Help(text)) => {
-            let output = Arc::new(Output::new(Verbosity::default()));
-            output.gather(|buffer| {
-                buffer.extend_from_slice(text.as_bytes());
-                Ok(())
-            });
+        Ok(Parsed::Help(help)) => {
+            let output = Arc::new(Output::new(Verbosity {
+                json: asks_for_json,
+                quiet: false,
+            }));
+            if asks_for_json {
+                output.write_event(&serde_json::json!({"event": "help", "text": help.to_string()}));
+            } else {
+                output.gather(|buffer| {
+                    buffer.extend_from_slice(rendered(&help).as_bytes());
+                    Ok(())
+                });
+            }
             (output, Ok(Exit::Done))
         }
         Err(error) => {
@@ -66,7 +74,7 @@ pub fn main(words: Vec<OsString>) -> ExitCode {
 /// What a command line asks for.
 enum Parsed {
     Run(Box<Cli>, Option<OsString>),
-    Help(String),
+    Help(clap::builder::StyledStr),
 }
 
 fn parse(words: Vec<OsString>) -> Result<Parsed, CommandError> {
@@ -78,19 +86,20 @@ fn parse(words: Vec<OsString>) -> Result<Parsed, CommandError> {
         .and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
         Ok(cli) => Ok(Parsed::Run(Box::new(cli), normalised.repository)),
-        Err(error) if error.kind() == ErrorKind::DisplayHelp => Ok(Parsed::Help(rendered(&error))),
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => Ok(Parsed::Help(error.render())),
         Err(error) => Err(args::usage_error(&error, &normalised.command)),
     }
 }
 
 /// Help, with colours where they are wanted.
-fn rendered(error: &clap::Error) -> String {
+fn rendered(help: &clap::builder::StyledStr) -> String {
     let wanted = std::io::IsTerminal::is_terminal(&std::io::stdout())
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_some_and(|value| value != "dumb");
     if wanted {
-        error.render().ansi().to_string()
+        help.ansi().to_string()
     } else {
-        error.render().to_string()
+        help.to_string()
     }
 }
 

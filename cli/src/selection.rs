@@ -1,14 +1,14 @@
 //! Which snapshots are meant: identifiers, paths in them, and the options that choose among them.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use clap::Args;
 use jiff::tz::TimeZone;
 use jiff::{Span, civil};
 use plakar_core::environment::Timestamp;
 use plakar_core::id::SnapshotId;
-use plakar_core::repository::{Repository, Snapshot};
+use plakar_core::repository::{EntryKind, Repository, Snapshot};
 
 use crate::context::{Context, shown_location};
 use crate::engine_errors::read_error;
@@ -25,7 +25,7 @@ pub(crate) struct SelectionArgs {
     /// Only snapshots of this name
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Only snapshots of this folder or file
+    /// Only snapshots of this folder or file; a relative path starts at the current folder
     #[arg(long, value_name = "PATH")]
     pub(crate) root: Option<OsString>,
     /// Only snapshots made before TIME: 2026-01-31, 2026-01-31T10:00:00Z (UTC), or an age like 30d or 2h30m
@@ -44,7 +44,8 @@ pub(crate) struct SelectionArgs {
 pub(crate) struct Selection {
     tags: Vec<String>,
     name: Option<String>,
-    root: Option<Vec<u8>>,
+    /// The path as it is written, and as links lead: either will do.
+    root: Option<[Vec<u8>; 2]>,
     before: Option<Timestamp>,
     since: Option<Timestamp>,
     latest: bool,
@@ -65,15 +66,20 @@ impl SelectionArgs {
                 .filter(|tag| !tag.is_empty())
                 .collect(),
             name: self.name.clone(),
-            root: self
-                .root
-                .as_deref()
-                .map(|root| normal_path(root.as_bytes(), b"/")),
+            root: self.root.as_deref().map(root_paths),
             before: time("-before", &self.before)?,
             since: time("-since", &self.since)?,
             latest: self.latest,
         })
     }
+}
+
+/// What a root may be recorded as that the user calls `text`. A backup follows links; the snapshot may be of another machine.
+fn root_paths(text: &OsStr) -> [Vec<u8>; 2] {
+    let here = std::env::current_dir().unwrap_or_default();
+    let written = normal_path(text.as_bytes(), here.as_os_str().as_bytes());
+    let followed = std::fs::canonicalize(text).map(|path| path.into_os_string().into_vec());
+    [written.clone(), followed.unwrap_or(written)]
 }
 
 impl Selection {
@@ -108,7 +114,7 @@ impl Selection {
             && self
                 .root
                 .as_ref()
-                .is_none_or(|root| snapshot.roots.contains(root))
+                .is_none_or(|paths| snapshot.roots.iter().any(|root| paths.contains(root)))
             && self.before.is_none_or(|before| snapshot.time < before)
             && self.since.is_none_or(|since| snapshot.time >= since)
     }
@@ -126,43 +132,47 @@ pub(crate) fn choose(
     let mut exit = Exit::Done;
     for (id, error) in &unreadable {
         let problem = read_error(repository, error);
-        exit = if problem.exit == Exit::Damaged {
+        exit = exit.and(if problem.exit == Exit::Damaged {
             Exit::Damaged
         } else {
             Exit::Partial
-        };
+        });
         context.snapshot_problem(*id, &problem.message);
     }
     Ok((selection.apply(snapshots), exit))
 }
 
-/// The one snapshot that is meant when none is named: the latest that the options choose.
+/// The one snapshot that is meant when none is named: the latest that the options choose. It may not be the latest that
+/// there is when some are unreadable, so the exit code tells of those.
 pub(crate) fn latest(
     context: &Context,
     repository: &Repository,
     selection: &Selection,
-) -> Result<Snapshot, CommandError> {
-    let (mut snapshots, _) = choose(context, repository, selection)?;
-    snapshots.pop().ok_or_else(|| {
-        let which = if selection.is_given() {
-            "no snapshot matches the options"
-        } else {
-            "there is no snapshot"
-        };
-        CommandError::new(
-            Exit::NotFound,
-            format!(
-                "{which} in the repository at {}",
-                shown_location(repository.location())
-            ),
-        )
-        .hint("list what there is with `plakar ls`")
-    })
+) -> Result<(Snapshot, Exit), CommandError> {
+    let (mut snapshots, exit) = choose(context, repository, selection)?;
+    match snapshots.pop() {
+        Some(snapshot) => Ok((snapshot, exit)),
+        None => Err(none_chosen(repository, selection, exit)),
+    }
 }
 
-/// `ID` or `ID:PATH` as the user wrote it.
+/// What is said when there is no snapshot to work on. `exit` tells whether all could be read.
+pub(crate) fn none_chosen(repository: &Repository, selection: &Selection, exit: Exit) -> CommandError {
+    let exit = if exit == Exit::Done { Exit::NotFound } else { exit };
+    let which = if selection.is_given() {
+        "no snapshot matches the options"
+    } else {
+        "there is no snapshot"
+    };
+    let place = shown_location(repository.location());
+    CommandError::new(exit, format!("{which} in the repository at {place}"))
+        .hint("list what there is with `plakar ls`")
+}
+
+/// `ID`, `ID:PATH` or `:PATH` as the user wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
+    /// The digits of the identifier; none for the latest snapshot that the options choose.
     prefix: String,
     path: Option<Vec<u8>>,
 }
@@ -175,8 +185,9 @@ impl Target {
             Some(at) => (bytes.get(..at).unwrap_or_default(), bytes.get(at + 1..)),
             None => (bytes, None),
         };
-        let is_id =
-            (1..=2 * SnapshotId::LENGTH).contains(&prefix.len()) && prefix.iter().all(u8::is_ascii_hexdigit);
+        let shortest = if path.is_some() { 0 } else { 1 };
+        let is_id = (shortest..=2 * SnapshotId::LENGTH).contains(&prefix.len())
+            && prefix.iter().all(u8::is_ascii_hexdigit);
         match std::str::from_utf8(prefix) {
             Ok(prefix) if is_id => Ok(Self {
                 prefix: prefix.to_ascii_lowercase(),
@@ -186,8 +197,29 @@ impl Target {
                 "`{}` is not a snapshot: it is named by the first hexadecimal digits of its id",
                 escaped(prefix)
             ))
-            .hint("list the snapshots with `plakar ls`")),
+            .hint(if prefix.contains(&b'/') {
+                "write ID:PATH, or :PATH for what is in the latest snapshot"
+            } else {
+                "list the snapshots with `plakar ls`"
+            })),
         }
+    }
+
+    /// Understands several, and refuses options that choose snapshots beside one that is named. `verb` is the command.
+    pub(crate) fn parse_all<'a>(
+        verb: &str,
+        texts: impl IntoIterator<Item = &'a OsString>,
+        selection: &Selection,
+    ) -> Result<Vec<Self>, CommandError> {
+        let targets = texts
+            .into_iter()
+            .map(|text| Self::parse(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        if selection.is_given() && targets.iter().any(|target| !target.prefix.is_empty()) {
+            let message = format!("{verb}: a snapshot is named and options choose others as well");
+            return Err(CommandError::usage(message).hint("use one or the other"));
+        }
+        Ok(targets)
     }
 
     /// The digits of the identifier.
@@ -200,32 +232,48 @@ impl Target {
         self.path.is_some()
     }
 
-    /// Finds the snapshot, and the absolute path in it if one was given.
+    /// Finds the snapshot, and the absolute path in it if one was given. When the options choose the snapshot, the exit
+    /// code tells whether all could be read that there were to choose from.
     pub(crate) fn resolve(
         &self,
+        context: &Context,
         repository: &Repository,
-    ) -> Result<(Snapshot, Option<Vec<u8>>), CommandError> {
-        let ids = repository
-            .snapshot_ids()
-            .map_err(|error| read_error(repository, &error))?;
-        let id = unique(&self.prefix, &ids, &shown_location(repository.location()))?;
-        let snapshot = repository
-            .snapshot(id)
-            .map_err(|error| read_error(repository, &error))?;
-        let path = self
-            .path
-            .as_deref()
-            .map(|path| normal_path(path, base_of(&snapshot)));
-        Ok((snapshot, path))
+        selection: &Selection,
+    ) -> Result<(Snapshot, Option<Vec<u8>>, Exit), CommandError> {
+        let (snapshot, exit) = if self.prefix.is_empty() {
+            latest(context, repository, selection)?
+        } else {
+            let ids = repository
+                .snapshot_ids()
+                .map_err(|error| read_error(repository, &error))?;
+            let id = unique(&self.prefix, &ids, &shown_location(repository.location()))?;
+            let snapshot = repository
+                .snapshot(id)
+                .map_err(|error| read_error(repository, &error))?;
+            (snapshot, Exit::Done)
+        };
+        let path = match self.path.as_deref() {
+            Some(path) if path.starts_with(b"/") => Some(normal_path(path, b"/")),
+            Some(path) => Some(normal_path(path, &base_of(repository, &snapshot, path)?)),
+            None => None,
+        };
+        Ok((snapshot, path, exit))
     }
 }
 
-/// Where a relative path in a snapshot starts: at its root when it has one.
-fn base_of(snapshot: &Snapshot) -> &[u8] {
-    match snapshot.roots.as_slice() {
-        [root] => root,
-        _ => b"/",
+/// Where a relative path in a snapshot starts: at its root when it has one, and in the folder of a root that is a file.
+fn base_of(repository: &Repository, snapshot: &Snapshot, path: &[u8]) -> Result<Vec<u8>, CommandError> {
+    let [root] = snapshot.roots.as_slice() else {
+        return Ok(b"/".to_vec());
+    };
+    let entry = repository
+        .entry_at(snapshot, root)
+        .map_err(|error| read_error(repository, &error))?;
+    let is_folder = entry.is_none_or(|entry| entry.kind == EntryKind::Directory);
+    if is_folder || path.is_empty() {
+        return Ok(root.clone());
     }
+    Ok(normal_path(b"..", root))
 }
 
 fn unique(prefix: &str, ids: &[SnapshotId], place: &str) -> Result<SnapshotId, CommandError> {
@@ -333,7 +381,12 @@ mod tests {
         assert_eq!(target("9ABC:/a:b").expect("well formed"), expected);
         assert_eq!(target("9abc").expect("well formed").path, None);
         assert_eq!(target("9abc:").expect("well formed").path, Some(Vec::new()));
-        for wrong in ["", ":/etc", "xyz", "/etc", &"a".repeat(65)] {
+        let of_the_latest = Target {
+            prefix: String::new(),
+            path: Some(b"/etc".to_vec()),
+        };
+        assert_eq!(target(":/etc").expect("well formed"), of_the_latest);
+        for wrong in ["", "xyz", "/etc", "/etc:x", &"a".repeat(65)] {
             assert_eq!(target(wrong).expect_err(wrong).exit, Exit::Usage);
         }
     }

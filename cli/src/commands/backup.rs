@@ -15,6 +15,7 @@ use crate::argv::bytes_of;
 use crate::context::{Context, Place};
 use crate::engine_errors::backup_error;
 use crate::error::{CommandError, Exit};
+use crate::estimate::Estimate;
 use crate::passphrase::shown;
 use crate::patterns::Patterns;
 use crate::selection::parse_time;
@@ -87,7 +88,10 @@ impl BackupArgs {
             &context.output,
             LineStyle::Done,
             !context.options.no_progress,
-            |job, _| backup(&repository, options, job),
+            |job, monitor| {
+                let estimate = monitor.is_drawn().then(|| Estimate::new(&options));
+                progress::beside(job, estimate, || backup(&repository, options, job))
+            },
         );
         let report =
             report.map_err(|error| super::stopped(context, backup_error(&repository, &error), "backup"))?;
@@ -96,9 +100,8 @@ impl BackupArgs {
         let exit = if problems == 0 { Exit::Done } else { Exit::Partial };
         match report.snapshot {
             Some(snapshot) if self.check => {
-                let checked =
-                    super::check::verify(context, &repository, vec![(snapshot, None)], Reading::All)?;
-                Ok(if checked == Exit::Done { exit } else { checked })
+                let targets = vec![(snapshot, None)];
+                Ok(exit.and(super::check::verify(context, &repository, targets, Reading::All)?))
             }
             _ => Ok(exit),
         }
@@ -166,7 +169,8 @@ impl BackupArgs {
         for path in &self.paths {
             match path.canonicalize() {
                 Ok(path) => sources.push(Source::Path(path)),
-                Err(error) => errors.push((path, error)),
+                Err(_missing) if path.is_symlink() => errors.push((path, "a link to nothing".to_owned())),
+                Err(error) => errors.push((path, error.to_string())),
             }
         }
         if sources.is_empty() {
@@ -179,10 +183,9 @@ impl BackupArgs {
                 format!("backup: nothing to save: {}", what.join(", ")),
             ));
         }
-        for (path, error) in &errors {
-            let message = error.to_string();
+        for (path, message) in &errors {
             context.output.problem(
-                &ProblemEvent::new(None, path.as_os_str().as_bytes(), &message),
+                &ProblemEvent::new(None, path.as_os_str().as_bytes(), message),
                 format_args!("backup: ✘ {}: {message}", shown(path.as_os_str())),
             );
         }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::engine_errors::{no_such_path, read_error, read_file_error};
 use crate::error::{CommandError, Exit};
-use crate::selection::Target;
+use crate::selection::{Selection, SelectionArgs, Target};
 use crate::ui::Output;
 use crate::ui::format::escaped;
 use crate::ui::json::{PathText, base64};
@@ -22,20 +22,21 @@ use crate::ui::json::{PathText, base64};
 #[command(after_help = "\
 Examples:
   plakar cat 9abc3294:/etc/hosts
+  plakar cat -before 7d :/etc/hosts
   plakar cat 9abc3294:/home/me/photos.tar | tar -t")]
 pub(crate) struct CatArgs {
-    /// The files; a path that does not start with `/` starts at the root of the snapshot
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// The files; `:PATH` for those in the latest snapshot. A path that does not start with `/` starts at the root of the
+    /// snapshot
     #[arg(value_name = "ID:PATH", required = true)]
     targets: Vec<OsString>,
 }
 
 impl CatArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit, CommandError> {
-        let targets = self
-            .targets
-            .iter()
-            .map(|target| Target::parse(target))
-            .collect::<Result<Vec<_>, _>>()?;
+        let selection = self.selection.selection(context.now())?;
+        let targets = Target::parse_all("cat", &self.targets, &selection)?;
         if let Some(whole) = targets.iter().find(|target| !target.has_path()) {
             return Err(
                 CommandError::usage(format!("cat: `{}` names no file", whole.prefix()))
@@ -43,15 +44,16 @@ impl CatArgs {
             );
         }
         let (repository, _) = context.open()?;
-        let mut failures = Vec::new();
+        let (mut failures, mut exit) = (Vec::new(), Exit::Done);
         for target in &targets {
-            if let Err(error) = cat(context, &repository, target) {
-                failures.push(error.context("cat"));
+            match cat(context, &repository, &selection, target) {
+                Ok(chosen) => exit = exit.and(chosen),
+                Err(error) => failures.push(error.context("cat")),
             }
         }
         // The last one is told by the program's end.
         let Some(last) = failures.pop() else {
-            return Ok(Exit::Done);
+            return Ok(exit);
         };
         let partial = failures.len() + 1 < targets.len();
         for error in &failures {
@@ -68,8 +70,13 @@ impl CatArgs {
     }
 }
 
-fn cat(context: &Context, repository: &Repository, target: &Target) -> Result<(), CommandError> {
-    let (snapshot, path) = target.resolve(repository)?;
+fn cat(
+    context: &Context,
+    repository: &Repository,
+    selection: &Selection,
+    target: &Target,
+) -> Result<Exit, CommandError> {
+    let (snapshot, path, exit) = target.resolve(context, repository, selection)?;
     let path = path.unwrap_or_else(|| b"/".to_vec());
     let entry = repository
         .entry_at(&snapshot, &path)
@@ -100,8 +107,8 @@ fn cat(context: &Context, repository: &Repository, target: &Target) -> Result<()
         repository.read_file(&entry, &mut &*output)
     };
     match read {
-        Ok(()) => Ok(()),
-        Err(error) => read_file_error(repository, &error).map_or(Ok(()), Err),
+        Ok(()) => Ok(exit),
+        Err(error) => read_file_error(repository, &error).map_or(Ok(exit), Err),
     }
 }
 

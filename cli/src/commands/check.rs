@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::context::{Context, shown_location};
 use crate::engine_errors::check_error;
 use crate::error::{CommandError, Exit};
-use crate::selection::{SelectionArgs, Target, choose};
+use crate::selection::{SelectionArgs, Target, choose, none_chosen};
 use crate::ui::format::{count, escaped, one_line};
 use crate::ui::json::PathText;
 use crate::ui::progress::{self, LineStyle};
@@ -44,41 +44,29 @@ pub(crate) struct CheckArgs {
 impl CheckArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit, CommandError> {
         let selection = self.selection.selection(context.now())?;
-        let named = self
-            .targets
-            .iter()
-            .map(|target| Target::parse(target))
-            .collect::<Result<Vec<_>, _>>()?;
-        if !named.is_empty() && selection.is_given() {
-            return Err(
-                CommandError::usage("check: snapshots are named and options choose others as well")
-                    .hint("use one or the other"),
-            );
-        }
+        let named = Target::parse_all("check", &self.targets, &selection)?;
         let (repository, _) = context.open()?;
-        let (targets, exit) = if selection.is_given() {
-            let (snapshots, exit) = choose(context, &repository, &selection)?;
-            if snapshots.is_empty() && exit == Exit::Done {
-                return Err(
-                    CommandError::new(Exit::NotFound, "check: no snapshot matches the options")
-                        .hint("list what there is with `plakar ls`"),
-                );
+        let (mut targets, mut exit) = (Vec::new(), Exit::Done);
+        for target in &named {
+            let (snapshot, path, chosen) = target.resolve(context, &repository, &selection)?;
+            targets.push((snapshot, path));
+            exit = exit.and(chosen);
+        }
+        if named.is_empty() && selection.is_given() {
+            let (snapshots, chosen) = choose(context, &repository, &selection)?;
+            exit = chosen;
+            // Without any the whole repository would be checked, which is not what was asked for.
+            if snapshots.is_empty() {
+                return Err(none_chosen(&repository, &selection, exit).context("check"));
             }
-            (
-                snapshots.into_iter().map(|snapshot| (snapshot, None)).collect(),
-                exit,
-            )
-        } else {
-            let targets = named.iter().map(|target| target.resolve(&repository));
-            (targets.collect::<Result<Vec<_>, _>>()?, Exit::Done)
-        };
+            targets = snapshots.into_iter().map(|snapshot| (snapshot, None)).collect();
+        }
         let reading = match (self.fast, self.read_percent) {
             (true, _) => Reading::Nothing,
             (false, Some(percent)) if percent < 100 => Reading::Percent(percent),
             _ => Reading::All,
         };
-        let checked = verify(context, &repository, targets, reading)?;
-        Ok(if checked == Exit::Done { exit } else { checked })
+        Ok(exit.and(verify(context, &repository, targets, reading)?))
     }
 }
 

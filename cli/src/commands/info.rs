@@ -9,44 +9,91 @@ use serde_json::json;
 use crate::context::{Context, shown_location};
 use crate::engine_errors::{no_such_path, read_error};
 use crate::error::{CommandError, Exit};
-use crate::selection::Target;
+use crate::selection::{Selection, SelectionArgs, Target, choose, none_chosen};
 use crate::ui::format::{count, duration, escaped, mode, one_line, size, time};
 use crate::ui::json::{self, PathText, ProblemEvent};
 
-/// Show the settings and sizes of the repository, or what is known about a snapshot
+/// Show the settings and sizes of the repository, or what is known about snapshots
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   plakar info
   plakar info 9abc3294
+  plakar info -latest
   plakar info -errors 9abc3294")]
 pub(crate) struct InfoArgs {
     /// List what could not be backed up
-    #[arg(long, requires = "target")]
+    #[arg(long)]
     errors: bool,
-    /// A snapshot, or a path in it
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// A snapshot, or a path in it; `:PATH` for the latest snapshot
     #[arg(value_name = "ID[:PATH]")]
     target: Option<OsString>,
 }
 
 impl InfoArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit, CommandError> {
-        let target = self.target.as_deref().map(Target::parse).transpose()?;
+        let selection = self.selection.selection(context.now())?;
+        let target = Target::parse_all("info", &self.target, &selection)?.pop();
+        if self.errors && target.is_none() && !selection.is_given() {
+            return Err(CommandError::usage("info: -errors needs a snapshot")
+                .hint("name one, or choose the last with -latest"));
+        }
+        if self.errors && target.as_ref().is_some_and(Target::has_path) {
+            return Err(
+                CommandError::usage("info: -errors is about whole snapshots").hint("leave out the path")
+            );
+        }
         let (repository, _) = context.open()?;
         let Some(target) = target else {
-            return about_repository(context, &repository);
+            return if selection.is_given() {
+                self.about_chosen(context, &repository, &selection)
+            } else {
+                about_repository(context, &repository)
+            };
         };
-        let (snapshot, path) = target.resolve(&repository)?;
+        let (snapshot, path, exit) = target.resolve(context, &repository, &selection)?;
         match path {
-            Some(path) => about_entry(context, &repository, &snapshot, &path),
-            None if self.errors => list_problems(context, &repository, &snapshot),
-            None => {
-                context
-                    .output
-                    .conclude(&json::snapshot("snapshot", &snapshot), about_snapshot(&snapshot));
-                Ok(Exit::Done)
-            }
+            Some(path) => about_entry(context, &repository, &snapshot, &path)?,
+            None => self.about(context, &repository, &snapshot)?,
         }
+        Ok(exit)
+    }
+
+    /// About every snapshot that the options choose, newest first.
+    fn about_chosen(
+        &self,
+        context: &Context,
+        repository: &Repository,
+        selection: &Selection,
+    ) -> Result<Exit, CommandError> {
+        let (snapshots, exit) = choose(context, repository, selection)?;
+        if snapshots.is_empty() {
+            return Err(none_chosen(repository, selection, exit).context("info"));
+        }
+        for (number, snapshot) in snapshots.iter().rev().enumerate() {
+            if number > 0 && !self.errors && !context.output.verbosity().json {
+                context.output.conclude(&(), "");
+            }
+            self.about(context, repository, snapshot)?;
+        }
+        Ok(exit)
+    }
+
+    fn about(
+        &self,
+        context: &Context,
+        repository: &Repository,
+        snapshot: &Snapshot,
+    ) -> Result<(), CommandError> {
+        if self.errors {
+            return list_problems(context, repository, snapshot);
+        }
+        context
+            .output
+            .conclude(&json::snapshot("snapshot", snapshot), about_snapshot(snapshot));
+        Ok(())
     }
 }
 
@@ -54,7 +101,7 @@ impl InfoArgs {
 fn listing(fields: &[(&str, String)]) -> String {
     let lines: Vec<_> = fields
         .iter()
-        .map(|(name, value)| format!("{name}: {value}"))
+        .map(|(name, value)| format!("{name}: {value}").trim_end().to_owned())
         .collect();
     lines.join("\n")
 }
@@ -153,7 +200,7 @@ fn about_entry(
     repository: &Repository,
     snapshot: &Snapshot,
     path: &[u8],
-) -> Result<Exit, CommandError> {
+) -> Result<(), CommandError> {
     let entry = repository
         .entry_at(snapshot, path)
         .map_err(|error| read_error(repository, &error))?;
@@ -197,14 +244,14 @@ fn about_entry(
         fields.push(("Target", escaped(&entry.link_target).into_owned()));
     }
     context.output.conclude(&event, listing(&fields));
-    Ok(Exit::Done)
+    Ok(())
 }
 
 fn list_problems(
     context: &Context,
     repository: &Repository,
     snapshot: &Snapshot,
-) -> Result<Exit, CommandError> {
+) -> Result<(), CommandError> {
     let id = snapshot.id.to_string();
     for problem in repository
         .problems(snapshot)
@@ -216,5 +263,5 @@ fn list_problems(
             format_args!("{}: {}", escaped(&problem.path), one_line(&problem.message)),
         );
     }
-    Ok(Exit::Done)
+    Ok(())
 }

@@ -26,7 +26,8 @@ Examples:
   plakar ls
   plakar ls -tag daily -since 30d
   plakar ls 9abc3294
-  plakar ls -recursive 9abc3294:/etc/apache2")]
+  plakar ls -recursive 9abc3294:/etc/apache2
+  plakar ls -name nightly :/etc")]
 pub(crate) struct LsArgs {
     /// List everything below the folder, not only what is directly in it
     #[arg(long)]
@@ -39,7 +40,7 @@ pub(crate) struct LsArgs {
     tags: bool,
     #[command(flatten)]
     selection: SelectionArgs,
-    /// A snapshot, or a path in it
+    /// A snapshot, or a path in it; `:PATH` for the latest snapshot
     #[arg(value_name = "ID[:PATH]")]
     target: Option<OsString>,
 }
@@ -47,17 +48,12 @@ pub(crate) struct LsArgs {
 impl LsArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit, CommandError> {
         let selection = self.selection.selection(context.now())?;
-        let target = self.target.as_deref().map(Target::parse).transpose()?;
-        if target.is_some() && selection.is_given() {
-            return Err(
-                CommandError::usage("ls: a snapshot is named and options choose others as well")
-                    .hint("use one or the other"),
-            );
-        }
+        let target = Target::parse_all("ls", &self.target, &selection)?.pop();
         let (repository, _) = context.open()?;
         if let Some(target) = target {
-            let (snapshot, path) = target.resolve(&repository)?;
-            return self.list_entries(context, &repository, &snapshot, path);
+            let (snapshot, path, exit) = target.resolve(context, &repository, &selection)?;
+            self.list_entries(context, &repository, &snapshot, path)?;
+            return Ok(exit);
         }
         let (snapshots, exit) = choose(context, &repository, &selection)?;
         for snapshot in snapshots.iter().rev() {
@@ -93,7 +89,7 @@ impl LsArgs {
         repository: &Repository,
         snapshot: &Snapshot,
         path: Option<Vec<u8>>,
-    ) -> Result<Exit, CommandError> {
+    ) -> Result<(), CommandError> {
         let path = path.unwrap_or_else(|| start_of(snapshot));
         let entry = repository
             .entry_at(snapshot, &path)
@@ -116,7 +112,7 @@ impl LsArgs {
             }
             _ => lister.show(&entry, &path, &entry.name),
         }
-        Ok(Exit::Done)
+        Ok(())
     }
 }
 

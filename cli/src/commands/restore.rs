@@ -1,6 +1,7 @@
 //! `plakar restore`.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ use crate::ui::progress::{self, LineStyle};
 Examples:
   plakar restore -to /tmp/restore 9abc3294
   plakar restore -to /tmp/apache 9abc3294:/etc/apache2
-  plakar restore -latest -tag daily -to / -overwrite if-newer
+  plakar restore -tag daily -to / -overwrite if-newer
+  plakar restore -to /tmp/apache :/etc/apache2
   plakar restore -to /tmp/photos -include '*.jpg' -exclude thumbnails 9abc3294")]
 pub(crate) struct RestoreArgs {
     /// The folder to restore into [default: plakar-YYYYmmddHHMMSS in the current folder]
@@ -52,7 +54,7 @@ pub(crate) struct RestoreArgs {
     skip_permissions: bool,
     #[command(flatten)]
     selection: SelectionArgs,
-    /// The snapshot, or a path in it
+    /// The snapshot, or a path in it; `:PATH` for the latest snapshot
     #[arg(value_name = "ID[:PATH]")]
     target: Option<OsString>,
 }
@@ -73,13 +75,7 @@ enum OverwriteMode {
 impl RestoreArgs {
     pub(crate) fn run(self, context: &Context) -> Result<Exit, CommandError> {
         let selection = self.selection.selection(context.now())?;
-        let target = self.target.as_deref().map(Target::parse).transpose()?;
-        if target.is_some() && selection.is_given() {
-            return Err(CommandError::usage(
-                "restore: a snapshot is named and options choose others as well",
-            )
-            .hint("use one or the other"));
-        }
+        let target = Target::parse_all("restore", &self.target, &selection)?.pop();
         let select = select(&self.include, &self.exclude)?;
         let folder = self.to.clone().unwrap_or_else(|| default_target(context.now()));
         let folder = std::path::absolute(&folder).map_err(|error| {
@@ -90,9 +86,12 @@ impl RestoreArgs {
             )
         })?;
         let (repository, _) = context.open()?;
-        let (snapshot, path) = match target {
-            Some(target) => target.resolve(&repository)?,
-            None => (latest(context, &repository, &selection)?, None),
+        let (snapshot, path, chosen) = match target {
+            Some(target) => target.resolve(context, &repository, &selection)?,
+            None => {
+                let (snapshot, chosen) = latest(context, &repository, &selection)?;
+                (snapshot, None, chosen)
+            }
         };
         let options = RestoreOptions {
             path,
@@ -107,11 +106,20 @@ impl RestoreArgs {
             &context.output,
             LineStyle::Done,
             !context.options.no_progress,
-            |job, _| restore(&repository, &snapshot, options, job),
+            |job, monitor| {
+                restore(&repository, &snapshot, options, job).map(|report| (report, monitor.item_count()))
+            },
         );
-        let report =
+        let (report, items) =
             report.map_err(|error| super::stopped(context, restore_error(&repository, &error), "restore"))?;
-        Ok(self.tell(context, &snapshot, &folder, &report))
+        if items == 0 && report.problem_count == 0 && !self.include.is_empty() {
+            let (id, root) = (snapshot.id.short(), escaped(&report.root));
+            let message =
+                format!("restore: nothing in {id}:{root} matches -include, so nothing was restored");
+            return Err(CommandError::new(Exit::NotFound, message)
+                .hint(format!("see what it has with `plakar ls -recursive {id}`")));
+        }
+        Ok(chosen.and(self.tell(context, &snapshot, &folder, &report)))
     }
 
     fn tell(&self, context: &Context, snapshot: &Snapshot, folder: &Path, report: &RestoreReport) -> Exit {
@@ -121,7 +129,8 @@ impl RestoreArgs {
             "snapshot": snapshot.id.to_string(),
             "path": PathText(&report.root),
             "path_hex": PathText::exact(&report.root),
-            "target": shown_folder,
+            "target": PathText(folder.as_os_str().as_bytes()),
+            "target_hex": PathText::exact(folder.as_os_str().as_bytes()),
             "files": report.files,
             "bytes": report.bytes,
             "problems": report.problem_count,

@@ -14,10 +14,13 @@ use plakar_core::progress::{Cancel, Counters, Item, ItemState, Job, Observer, Ph
 use super::format::{count, duration_in_seconds, escaped, one_line, size};
 use super::json::{ItemEvent, PathText, ProblemEvent};
 use super::lines::Output;
+use crate::estimate::Estimate;
 use crate::interrupt;
 
 /// How often gathered lines are written and the progress bar is drawn.
 const TICK: Duration = Duration::from_millis(100);
+/// What takes less has no need of an estimate.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// How often progress is written as JSON, in ticks.
 const TICKS_PER_EVENT: u32 = 10;
 
@@ -37,19 +40,18 @@ pub(crate) fn run<T>(
     progress: bool,
     task: impl FnOnce(Job<'_>, &Monitor<'_>) -> T,
 ) -> T {
-    let monitor = Monitor::new(output, style);
+    let drawn =
+        progress && !output.verbosity().json && !output.verbosity().quiet && std::io::stderr().is_terminal();
+    let monitor = Monitor::new(output, style, drawn);
     let counters = Counters::default();
     let cancel = Arc::new(Cancel::default());
     let interruptible = interrupt::during(&cancel);
-    let drawn =
-        progress && !output.verbosity().json && !output.verbosity().quiet && std::io::stderr().is_terminal();
     let result = std::thread::scope(|scope| {
         let (running, stopped) = mpsc::channel::<()>();
         let ticker = Ticker {
             monitor: &monitor,
             counters: &counters,
             cancel: &cancel,
-            drawn,
         };
         scope.spawn(move || ticker.run(&stopped));
         let result = task(
@@ -69,6 +71,30 @@ pub(crate) fn run<T>(
     result
 }
 
+/// Runs `task`. When it takes its time and nobody knows how much there is to do, finds that out beside it.
+pub(crate) fn beside<T>(job: Job<'_>, estimate: Option<Estimate>, task: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let (running, stopped) = mpsc::channel::<()>();
+        if let Some(estimate) = estimate {
+            scope.spawn(move || {
+                let ended = || stopped.try_recv() == Err(mpsc::TryRecvError::Disconnected);
+                if stopped.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout)
+                    && read(&job.counters.bytes_expected) == 0
+                    && let Some(amount) = estimate.walk(|| ended() || job.cancel.is_cancelled())
+                {
+                    job.counters
+                        .entries_expected
+                        .store(amount.entries, Ordering::Relaxed);
+                    job.counters.bytes_expected.store(amount.bytes, Ordering::Relaxed);
+                }
+            });
+        }
+        let result = task();
+        drop(running);
+        result
+    })
+}
+
 fn new_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     bar.set_style(ProgressStyle::with_template("{wide_msg}").expect("the template is well formed"));
@@ -80,9 +106,12 @@ fn new_bar() -> ProgressBar {
 pub(crate) struct Monitor<'a> {
     output: &'a Output,
     style: LineStyle,
+    /// Whether someone watches a progress bar.
+    drawn: bool,
     snapshot: Mutex<Names>,
     current: Mutex<Vec<u8>>,
     phase: Mutex<Option<Phase>>,
+    items: AtomicU64,
     problems: AtomicU64,
 }
 
@@ -91,21 +120,36 @@ pub(crate) struct Monitor<'a> {
 struct Names {
     short: String,
     full: String,
+    /// Whether it will not come to be: its id is nobody's.
+    planned: bool,
 }
 
 impl<'a> Monitor<'a> {
-    fn new(output: &'a Output, style: LineStyle) -> Self {
+    fn new(output: &'a Output, style: LineStyle, drawn: bool) -> Self {
         Self {
             output,
             style,
+            drawn,
             snapshot: Mutex::new(Names {
                 short: "00000000".to_owned(),
                 full: String::new(),
+                planned: false,
             }),
             current: Mutex::default(),
             phase: Mutex::default(),
+            items: AtomicU64::new(0),
             problems: AtomicU64::new(0),
         }
+    }
+
+    /// Whether someone watches a progress bar.
+    pub(crate) fn is_drawn(&self) -> bool {
+        self.drawn
+    }
+
+    /// How many items were done or planned.
+    pub(crate) fn item_count(&self) -> u64 {
+        self.items.load(Ordering::Relaxed)
     }
 
     /// How many problems were shown.
@@ -127,6 +171,7 @@ impl Observer for Monitor<'_> {
         *lock(&self.snapshot) = Names {
             short: id.short(),
             full: id.to_string(),
+            planned: id == SnapshotId([0; SnapshotId::LENGTH]),
         };
     }
 
@@ -135,6 +180,7 @@ impl Observer for Monitor<'_> {
     }
 
     fn item(&self, item: Item<'_>) {
+        self.items.fetch_add(1, Ordering::Relaxed);
         {
             let mut current = lock(&self.current);
             current.clear();
@@ -156,7 +202,12 @@ impl Observer for Monitor<'_> {
                 size_bytes: item.size_bytes,
             });
         }
-        let mark = self.mark(item.state);
+        // What makes no snapshot is only tried, also where nothing changed since the last one.
+        let mark = self.mark(if names.planned {
+            ItemState::Planned
+        } else {
+            item.state
+        });
         self.output.gather(|buffer| {
             // Piece by piece: this runs once for each entry of the snapshot.
             for piece in [&names.short, ": ", mark, " ", &escaped(item.path), "\n"] {
@@ -214,7 +265,6 @@ struct Ticker<'a> {
     monitor: &'a Monitor<'a>,
     counters: &'a Counters,
     cancel: &'a Cancel,
-    drawn: bool,
 }
 
 impl Ticker<'_> {
@@ -234,7 +284,7 @@ impl Ticker<'_> {
                 if !output.verbosity().quiet && ticks.is_multiple_of(TICKS_PER_EVENT) {
                     output.write_event(&self.event(start.elapsed()));
                 }
-            } else if self.drawn {
+            } else if self.monitor.drawn {
                 // What is done within a tick needs no bar.
                 if ticks == 1 {
                     output.set_bar(Some(new_bar()));
