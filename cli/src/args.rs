@@ -31,9 +31,13 @@ Examples:
   plakar at /var/backups restore -to /tmp/restore 9abc3294
   plakar help backup
 
-Exit codes: 0 all done, 1 failed, 3 done except for some items, 64 bad command line, 65 damaged data found,
-66 no such repository or snapshot, 69 connector or remote unavailable, 73 target exists or cannot be created,
-77 wrong or missing passphrase or credentials, 78 bad configuration or unsupported format, 130 interrupted."
+Exit codes:
+  0  all done                     69 connector or remote unavailable
+  1  failed                       73 target exists or cannot be created
+  3  done, except for some items  77 wrong or missing passphrase or credentials
+  64 bad command line             78 bad configuration or unsupported format
+  65 damaged data found           130 interrupted
+  66 no such repository, snapshot or path"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -145,6 +149,13 @@ pub fn command() -> clap::Command {
     ON_A_REPOSITORY.into_iter().fold(Cli::command(), |command, name| {
         command.mut_subcommand(name, |verb| with_repository(verb, "plakar [at REPOSITORY]"))
     })
+}
+
+/// The commands that work on a repository.
+pub(crate) fn on_a_repository(root: &clap::Command) -> impl Iterator<Item = clap::Command> {
+    ON_A_REPOSITORY
+        .into_iter()
+        .filter_map(|name| root.find_subcommand(name).cloned())
 }
 
 fn with_repository(verb: clap::Command, before: &str) -> clap::Command {

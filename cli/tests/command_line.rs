@@ -143,6 +143,11 @@ fn completions_and_manual_pages_are_made() {
                 .contains("plakar")
         );
     }
+    // What a shell sees as the first word may be `at`, and the command comes later.
+    for shell in ["zsh", "fish"] {
+        let script = world.run(&format!("completions {shell}")).fine();
+        assert!(script.contains("Name the repository"), "{shell}");
+    }
     world.run("man pages").fine();
     for page in ["plakar.1", "plakar-backup.1", "plakar-passphrase-add.1"] {
         assert!(world.path("pages").join(page).is_file(), "{page}");
@@ -240,4 +245,92 @@ fn a_secret_that_others_can_read_is_warned_about() {
     );
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("allowed");
     finish(world.program().args(["-config", "c.toml", "store", "show"])).fine();
+}
+
+#[test]
+fn help_is_an_event_with_json_and_plain_where_the_terminal_is_dumb() {
+    let world = World::new();
+    for words in ["help -json", "-json backup -h", "ls -help -json"] {
+        let text = world.run(words).fine();
+        let event: serde_json::Value = serde_json::from_str(&text).expect("one line of JSON");
+        assert_eq!(event["event"], "help");
+        assert!(
+            event["text"]
+                .as_str()
+                .is_some_and(|text| text.contains("Usage: ")),
+            "{text}"
+        );
+    }
+    let shown = |variable: &str, value: &str| {
+        let program = env!("CARGO_BIN_EXE_plakar");
+        let mut script = std::process::Command::new("script");
+        script.args(["-qec", &format!("{program} help"), "/dev/null"]);
+        finish(
+            script
+                .env_remove("NO_COLOR")
+                .env("TERM", "xterm")
+                .env(variable, value),
+        )
+        .stdout
+    };
+    assert!(shown("TERM", "xterm").contains('\u{1b}'));
+    assert!(!shown("TERM", "dumb").contains('\u{1b}'));
+    assert!(!shown("NO_COLOR", "1").contains('\u{1b}'));
+}
+
+#[test]
+fn edits_at_the_same_time_are_all_kept() {
+    let world = World::new();
+    let mut editors: Vec<_> = (0..16)
+        .map(|number| {
+            let mut program = world.program();
+            program.args(["store", "add", &format!("r{number}"), "/x"]);
+            program
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .expect("it runs")
+        })
+        .collect();
+    for editor in &mut editors {
+        assert!(editor.wait().expect("it ends").success());
+    }
+    let text = fs::read_to_string(world.path("home/.config/plakar/config.toml")).expect("it is there");
+    assert_eq!(text.matches("[repositories.r").count(), 16, "{text}");
+}
+
+#[test]
+fn a_configuration_behind_a_link_is_changed_where_it_is_and_a_new_one_is_private() {
+    let world = World::new();
+    fs::create_dir_all(world.path("home/.config/plakar")).expect("made");
+    fs::create_dir(world.path("dotfiles")).expect("made");
+    let link = world.path("home/.config/plakar/config.toml");
+    // The file behind the link does not exist yet.
+    std::os::unix::fs::symlink("../../../dotfiles/plakar.toml", &link).expect("made");
+    world.run("store add a /x").fine();
+    world.run("store add b /y").fine();
+    assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+    let file = world.path("dotfiles/plakar.toml");
+    let text = fs::read_to_string(&file).expect("it is there");
+    assert!(
+        text.contains("[repositories.a]") && text.contains("[repositories.b]"),
+        "{text}"
+    );
+    assert_eq!(
+        fs::metadata(&file).expect("there").permissions().mode() & 0o777,
+        0o600
+    );
+}
+
+#[test]
+fn a_command_for_a_setting_that_prints_without_end_is_refused() {
+    let world = World::new();
+    world.write(
+        "c.toml",
+        "[repositories.x]\nlocation = \"/b\"\nuser_command = \"yes\"\n",
+    );
+    let refused = world.run("-config c.toml at @x ls").refused(77);
+    assert_eq!(
+        refused,
+        "c.toml, line 3, `user_command`: the command printed more than 64 KiB"
+    );
 }

@@ -569,3 +569,221 @@ fn a_closed_pipe_ends_a_listing_quietly() {
     let run = finish(&mut shell);
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("0\n", ""));
 }
+
+#[test]
+fn a_path_without_an_id_is_in_the_latest_snapshot_that_the_options_choose() {
+    let world = world();
+    world
+        .unlocked("at r backup -tag old -force-timestamp 2020-01-02 src")
+        .fine();
+    world.write("src/a.txt", "changed\n");
+    world.unlocked("at r backup src").fine();
+    assert_eq!(world.unlocked("at r cat :a.txt").fine(), "changed\n");
+    assert_eq!(world.unlocked("at r cat -tag old :a.txt").fine(), "one\n");
+    let listed = world.unlocked("at r ls -before 30d :sub").fine();
+    assert!(listed.ends_with(" b.txt\n"), "{listed}");
+    world.unlocked("at r restore -tag old -to out :a.txt").fine();
+    assert_eq!(fs::read(world.path("out/a.txt")).expect("restored"), b"one\n");
+    let checked = world.unlocked("at r check -tag old :sub").fine();
+    assert!(
+        checked.ends_with("/src/sub completed successfully\n"),
+        "{checked}"
+    );
+    let about = world.unlocked("at r info -tag old").fine();
+    assert!(
+        about.contains("Time: 2020-01-02T00:00:00Z") && about.contains("Tags: old\n"),
+        "{about}"
+    );
+    assert_eq!(
+        world
+            .unlocked("at r info -since 2000-01-01")
+            .fine()
+            .matches("Snapshot: ")
+            .count(),
+        2
+    );
+    assert!(world.unlocked("at r info :a.txt").fine().contains("Type: file"));
+    for words in [
+        "cat -tag none :a.txt",
+        "info -tag none",
+        "check -tag none",
+        "restore -tag none",
+    ] {
+        let refused = world.unlocked(&format!("at r {words}")).refused(66);
+        assert!(
+            refused.contains("no snapshot matches the options"),
+            "{words}: {refused}"
+        );
+    }
+    for words in [
+        "cat -latest ab:a.txt",
+        "info -latest ab",
+        "check -latest ab",
+        "restore -latest ab",
+    ] {
+        let refused = world.unlocked(&format!("at r {words}")).refused(64);
+        assert!(
+            refused.contains("a snapshot is named and options choose others"),
+            "{words}: {refused}"
+        );
+    }
+    assert!(
+        world
+            .unlocked("at r info -errors")
+            .refused(64)
+            .contains("needs a snapshot")
+    );
+}
+
+#[test]
+fn restoring_the_latest_snapshot_says_when_a_later_one_cannot_be_read() {
+    let world = world();
+    world
+        .unlocked("at r backup -force-timestamp 2020-01-02 src")
+        .fine();
+    world.write("src/a.txt", "changed\n");
+    world.unlocked("at r backup src").fine();
+    let id = id_of(&world);
+    let headers = fs::read_dir(world.path("r/snapshots"))
+        .expect("snapshots are there")
+        .flatten();
+    let latest = headers.map(|folder| folder.path()).find(|folder| {
+        folder
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(&id))
+    });
+    let header = largest_below(&latest.expect("the latest is there")).expect("it has a header");
+    let mut bytes = fs::read(&header).expect("readable");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&header, bytes).expect("writable");
+    let restore = world.unlocked("at r restore -to out");
+    assert!(restore.code == 65 && restore.stderr.contains(&id), "{restore:?}");
+    assert_eq!(
+        fs::read(world.path("out/a.txt")).expect("the older one is restored"),
+        b"one\n"
+    );
+    let cat = world.unlocked("at r cat :a.txt");
+    assert!(cat.code == 65 && cat.stdout == "one\n", "{cat:?}");
+}
+
+#[test]
+fn a_passphrase_command_does_not_take_the_data_of_standard_input() {
+    let world = world();
+    world.write("key", PASSPHRASE);
+    // It reads what it is given, as ssh does.
+    world.write("ask.sh", "cat >/dev/null; cat key\n");
+    finish(
+        world
+            .program()
+            .args(["store", "add", "mine", "r", "passphrase_command=sh ask.sh"]),
+    )
+    .fine();
+    let input = fs::File::open(world.path("src/a.txt")).expect("it is there");
+    let mut program = world.program();
+    program
+        .args(["at", "@mine", "backup", "-stdin", "dump.sql"])
+        .stdin(input);
+    assert!(program.status().expect("it runs").success());
+    assert_eq!(world.unlocked("at r cat :dump.sql").fine(), "one\n");
+}
+
+#[test]
+fn a_mistake_in_the_settings_of_a_repository_names_their_line() {
+    let world = world();
+    let file = world.path("c.toml");
+    let location = world.path("r");
+    fs::write(
+        &file,
+        format!("[repositories.x]\nlocation = {location:?}\n\nfsync = \"never\"\n"),
+    )
+    .expect("written");
+    let refused = world.run("-config c.toml at @x ls").refused(78);
+    assert!(
+        refused.starts_with("c.toml, line 4, `fsync`: ") && refused.contains("unknown setting `fsync`"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_relative_path_in_a_snapshot_of_one_file_starts_beside_the_file() {
+    let world = world();
+    world.unlocked("at r backup src/a.txt").fine();
+    assert_eq!(world.unlocked("at r cat :a.txt").fine(), "one\n");
+    assert!(
+        world
+            .unlocked("at r info :")
+            .fine()
+            .contains("/src/a.txt\nType: file")
+    );
+}
+
+#[test]
+fn a_root_may_be_named_from_the_current_folder_and_through_links() {
+    let world = world();
+    world.unlocked("at r backup src").fine();
+    std::os::unix::fs::symlink("src", world.path("link")).expect("made");
+    for root in ["src", "./src/", "link", "src/sub/.."] {
+        let listed = world.unlocked(&format!("at r ls -root {root}")).fine();
+        assert_eq!(listed.lines().count(), 1, "{root}");
+    }
+    assert_eq!(world.unlocked("at r ls -root sub").fine(), "");
+}
+
+#[test]
+fn a_dry_run_calls_everything_planned_also_what_did_not_change() {
+    let world = world();
+    world.unlocked("at r backup src").fine();
+    let planned = world.unlocked("at r backup -dry-run src").fine();
+    assert!(
+        planned.contains("plan ✓ ") && !planned.contains("OK ✓ "),
+        "{planned}"
+    );
+}
+
+#[test]
+fn including_what_is_not_there_is_told() {
+    let world = world();
+    world.unlocked("at r backup src").fine();
+    let refused = world.unlocked("at r restore -to out -include *.doc").refused(66);
+    assert!(
+        refused.contains("matches -include, so nothing was restored"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn who_forgets_the_sign_of_a_name_is_told() {
+    let world = world();
+    world.run("store add home r").fine();
+    let refused = world.unlocked("at home ls").refused(66);
+    assert!(
+        refused.ends_with("the repository that is called home is `at @home`"),
+        "{refused}"
+    );
+    let misspelt = world.run("store ping hmoe").refused(66);
+    assert!(misspelt.contains("no repository is called `hmoe`"), "{misspelt}");
+    assert!(
+        world
+            .run("store ping home")
+            .fine()
+            .contains("holds the encrypted repository")
+    );
+    assert!(
+        world
+            .run("store ping r")
+            .fine()
+            .contains("holds the encrypted repository")
+    );
+    assert!(
+        world
+            .run("store add other r location=/x")
+            .refused(64)
+            .contains("given twice")
+    );
+    let unable = world.unlocked("at r passphrase add").refused(77);
+    assert!(
+        unable.ends_with("use -new-keyfile FILE or PLAKAR_NEW_PASSPHRASE"),
+        "{unable}"
+    );
+}

@@ -73,8 +73,7 @@ pub fn converse(lab: &Lab, words: &[&str], answers: &[(&str, &str)]) -> Conversa
                 ),
             }
         }
-        // The echo is off when the prompt is there, or very soon.
-        std::thread::sleep(Duration::from_millis(50));
+        // At once: the echo is off before the prompt is there.
         keyboard
             .write_all(format!("{answer}\n").as_bytes())
             .expect("typed");

@@ -178,3 +178,19 @@ fn passphrases_are_changed_added_and_removed_without_touching_data() {
     lab.plakar(["check", &id]).env("PLAKAR_PASSPHRASE", new).ok();
     assert_same(&packs, &Image::of(&lab.repository().join("packs")));
 }
+
+#[test]
+fn a_prompt_that_is_interrupted_ends_the_program_and_says_so_once() {
+    let lab = Lab::new();
+    lab.plakar(["create"]).env("PLAKAR_PASSPHRASE", PASSPHRASE).ok();
+    for _ in 0..10 {
+        let stopped = converse(&lab, &["ls"], &[(ASK, "\u{3}")]);
+        assert_eq!(stopped.code, Some(130), "{}", stopped.shown);
+        assert_eq!(
+            stopped.shown.matches("plakar: interrupted").count(),
+            1,
+            "{}",
+            stopped.shown
+        );
+    }
+}
