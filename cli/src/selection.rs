@@ -185,7 +185,7 @@ impl Target {
             Some(at) => (bytes.get(..at).unwrap_or_default(), bytes.get(at + 1..)),
             None => (bytes, None),
         };
-        let shortest = if path.is_some() { 0 } else { 1 };
+        let shortest = usize::from(path.is_none());
         let is_id = (shortest..=2 * SnapshotId::LENGTH).contains(&prefix.len())
             && prefix.iter().all(u8::is_ascii_hexdigit);
         match std::str::from_utf8(prefix) {

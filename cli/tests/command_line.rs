@@ -35,6 +35,11 @@ fn every_command_has_help_with_examples() {
         assert_eq!(world.run(&format!("{command} --help")).fine(), text);
         assert_eq!(world.run(&format!("{command} -help")).fine(), text);
         assert!(world.run(&format!("{command} -h")).fine().contains("Examples:"));
+        let brief = text.find("Choosing snapshots:").map(|at| text.split_at(at));
+        assert!(
+            brief.is_none_or(|(before, _)| before.contains("Arguments:")),
+            "{command}: {text}"
+        );
     }
     assert!(
         world

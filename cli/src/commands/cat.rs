@@ -25,12 +25,12 @@ Examples:
   plakar cat -before 7d :/etc/hosts
   plakar cat 9abc3294:/home/me/photos.tar | tar -t")]
 pub(crate) struct CatArgs {
-    #[command(flatten)]
-    selection: SelectionArgs,
     /// The files; `:PATH` for those in the latest snapshot. A path that does not start with `/` starts at the root of the
     /// snapshot
     #[arg(value_name = "ID:PATH", required = true)]
     targets: Vec<OsString>,
+    #[command(flatten)]
+    selection: SelectionArgs,
 }
 
 impl CatArgs {

@@ -34,11 +34,11 @@ pub(crate) struct CheckArgs {
     /// Read this share of the data, chosen at random
     #[arg(long, value_name = "N", conflicts_with = "fast", value_parser = clap::value_parser!(u8).range(1..=100))]
     read_percent: Option<u8>,
-    #[command(flatten)]
-    selection: SelectionArgs,
     /// Snapshots, or paths in them
     #[arg(value_name = "ID[:PATH]")]
     targets: Vec<OsString>,
+    #[command(flatten)]
+    selection: SelectionArgs,
 }
 
 impl CheckArgs {

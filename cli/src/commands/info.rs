@@ -25,11 +25,11 @@ pub(crate) struct InfoArgs {
     /// List what could not be backed up
     #[arg(long)]
     errors: bool,
-    #[command(flatten)]
-    selection: SelectionArgs,
     /// A snapshot, or a path in it; `:PATH` for the latest snapshot
     #[arg(value_name = "ID[:PATH]")]
     target: Option<OsString>,
+    #[command(flatten)]
+    selection: SelectionArgs,
 }
 
 impl InfoArgs {

@@ -38,11 +38,11 @@ pub(crate) struct LsArgs {
     /// Show the tags of snapshots
     #[arg(long)]
     tags: bool,
-    #[command(flatten)]
-    selection: SelectionArgs,
     /// A snapshot, or a path in it; `:PATH` for the latest snapshot
     #[arg(value_name = "ID[:PATH]")]
     target: Option<OsString>,
+    #[command(flatten)]
+    selection: SelectionArgs,
 }
 
 impl LsArgs {

@@ -52,11 +52,11 @@ pub(crate) struct RestoreArgs {
     /// Do not restore owners, modes and attributes
     #[arg(long)]
     skip_permissions: bool,
-    #[command(flatten)]
-    selection: SelectionArgs,
     /// The snapshot, or a path in it; `:PATH` for the latest snapshot
     #[arg(value_name = "ID[:PATH]")]
     target: Option<OsString>,
+    #[command(flatten)]
+    selection: SelectionArgs,
 }
 
 /// What to do with a file that exists.
@@ -86,12 +86,11 @@ impl RestoreArgs {
             )
         })?;
         let (repository, _) = context.open()?;
-        let (snapshot, path, chosen) = match target {
-            Some(target) => target.resolve(context, &repository, &selection)?,
-            None => {
-                let (snapshot, chosen) = latest(context, &repository, &selection)?;
-                (snapshot, None, chosen)
-            }
+        let (snapshot, path, chosen) = if let Some(target) = target {
+            target.resolve(context, &repository, &selection)?
+        } else {
+            let (snapshot, chosen) = latest(context, &repository, &selection)?;
+            (snapshot, None, chosen)
         };
         let options = RestoreOptions {
             path,
