@@ -20,6 +20,8 @@ pub struct State {
     pub seen: Vec<Message>,
     /// Whether the bucket can lock objects.
     pub locks: bool,
+    /// Where listings lag behind: what they show instead of the objects.
+    pub stale: Option<BTreeMap<String, Vec<u8>>>,
 }
 
 /// Name of the object, time of begin, parts by number.
@@ -210,12 +212,12 @@ fn about_bucket(query: &BTreeMap<String, String>, state: &State) -> Message {
             "<ListMultipartUploadsResult>{}</ListMultipartUploadsResult>",
             uploads.collect::<String>()
         );
-        return reply(200, &[], body);
+        return reply(200, &["Date: Tue, 24 Nov 2026 00:00:00 GMT"], body);
     }
     let after = text("start-after").max(text("continuation-token"));
     let most: usize = text("max-keys").parse().unwrap_or(1000);
-    let names: Vec<_> = state
-        .objects
+    let listed = state.stale.as_ref().unwrap_or(&state.objects);
+    let names: Vec<_> = listed
         .iter()
         .filter(|(name, _)| name.starts_with(text("prefix")) && name.as_str() > after)
         .take(most + 1)

@@ -7,11 +7,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use plakar_core::environment::Environment;
+use plakar_core::plugin::HostOptions;
+use plakar_core::storage::limited::{Limits, Throttle};
+use plakar_core::storage::pace::Pace;
 use plakar_core::storage::{PutMode, Storage, StorageErrorKind as Kind};
 use plakar_testkit::http_message::{Message, refusal, reply};
 use plakar_testkit::http_proxy::{Fault, HttpProxy, Rule};
 use plakar_testkit::s3_server::S3Server;
-use s3_support::{content, create, one_line, open, put, try_open, wait_until, with};
+use s3_support::{content, create, one_line, open, put, registry, try_open, wait_until, with};
 
 fn answer(status: u16, code: &str, headers: &[&str]) -> Fault {
     Fault::Answer(Box::new(refusal(status, code, headers)))
@@ -139,6 +143,34 @@ fn a_slow_server_that_moves_is_no_timeout() {
         assert_eq!(storage.list("", "", 10).unwrap().objects.len(), 4);
     }
     assert!(begun.elapsed() > Duration::from_secs(2));
+}
+
+#[test]
+fn a_rate_that_the_user_limits_is_no_silence_of_the_server() {
+    let server = S3Server::garage();
+    let settings = with(&server.settings(), &[("request_timeout_seconds", "1")]);
+    let pace = Pace::new(Environment::system(), None);
+    let limits = Limits {
+        upload_bytes: Some(150_000),
+        download_bytes: Some(150_000),
+        requests: None,
+    };
+    let slowly = HostOptions {
+        throttle: Some(Arc::new(Throttle::new(limits, pace))),
+        ..HostOptions::default()
+    };
+    let location = server.location("p");
+    open(&location, &settings).probe().unwrap();
+    let storage = registry().open_connector(&location, &settings, &slowly).unwrap();
+    // Each step of either takes longer than a request may be silent.
+    let bytes = content(4, 300_000);
+    thread::scope(|scope| {
+        for key in ["a", "b"] {
+            let (storage, bytes) = (&storage, &bytes);
+            scope.spawn(move || create(storage, key, bytes).unwrap());
+        }
+    });
+    assert_eq!(storage.get("a", 0, 1 << 20).unwrap(), bytes);
 }
 
 #[test]
@@ -337,6 +369,44 @@ fn connections_that_cannot_be_made_say_why() {
         "{}",
         one_line(&error)
     );
+}
+
+#[test]
+fn a_server_is_reached_by_every_way_to_write_its_name() {
+    let server = S3Server::garage();
+    let bytes = content(5, 100);
+    create(&open(&server.location("p"), &server.settings()), "config", &bytes).unwrap();
+    let (_, port) = server.endpoint().rsplit_once(':').unwrap();
+    // Beside the address: capitals, another address of this machine, and (with the bucket in it) a name below `localhost`.
+    for host in ["LocalHost", "127.0.0.1."] {
+        let storage = open(
+            &format!("s3://{host}:{port}/{}/p", server.bucket()),
+            &server.settings(),
+        );
+        match storage.get("config", 0, 200) {
+            Ok(found) => assert_eq!(found, bytes, "{host}"),
+            Err(error) => panic!("{host}: {}", one_line(&error)),
+        }
+    }
+    for prefix in [
+        "my things/ü+%25 &=x",
+        "a'b(c)!*~",
+        "%D0%B4%D0%BE%D0%BC",
+        "x:y@z,;$",
+    ] {
+        let storage = open(&server.location(prefix), &server.settings());
+        create(&storage, "packs/aa", &bytes).unwrap();
+        assert_eq!(storage.get("packs/aa", 0, 200).unwrap(), bytes, "{prefix}");
+        assert_eq!(storage.list("", "", 10).unwrap().objects.len(), 1, "{prefix}");
+        assert_eq!(
+            storage.list("", "packs/aa", 10).unwrap().objects.len(),
+            0,
+            "{prefix}"
+        );
+        assert_eq!(storage.init().unwrap_err().kind, Kind::AlreadyExists, "{prefix}");
+        storage.delete("packs/aa").unwrap();
+        assert_eq!(storage.list("", "", 10).unwrap().objects.len(), 0, "{prefix}");
+    }
 }
 
 #[test]

@@ -4,10 +4,19 @@ mod s3_support;
 
 use std::thread;
 
-use plakar_core::storage::Storage;
+use plakar_core::storage::{Storage, StorageErrorKind as Kind};
+use plakar_testkit::http_message::reply;
+use plakar_testkit::http_proxy::{Fault, HttpProxy, Rule};
 use plakar_testkit::s3_fake::S3Fake;
 use plakar_testkit::s3_server::S3Server;
-use s3_support::{Settings, create, keys, open, with};
+use s3_support::{Settings, create, keys, one_line, open, with};
+
+fn fake_settings() -> Settings {
+    with(
+        &Settings::new(),
+        &[("anonymous", "true"), ("tls", "false"), ("region", "r")],
+    )
+}
 
 #[test]
 fn thousands_of_objects_are_listed_in_order_in_pages_of_any_size() {
@@ -74,10 +83,7 @@ fn places_side_by_side_do_not_see_each_other() {
 #[test]
 fn what_others_keep_in_the_bucket_is_passed_over() {
     let fake = S3Fake::start();
-    let settings: Settings = with(
-        &Settings::new(),
-        &[("anonymous", "true"), ("tls", "false"), ("region", "r")],
-    );
+    let settings = fake_settings();
     {
         let mut state = fake.state();
         for number in 0..2500 {
@@ -96,4 +102,49 @@ fn what_others_keep_in_the_bucket_is_passed_over() {
     assert_eq!(keys(&storage, "", 1000), ["config", "packs/aa", "zz/top"]);
     assert_eq!(keys(&storage, "", 1), ["config", "packs/aa", "zz/top"]);
     assert_eq!(keys(&storage, "pa", 10), ["packs/aa"]);
+}
+
+#[test]
+fn a_server_that_lists_late_is_refused() {
+    let fake = S3Fake::start();
+    let storage = open(&fake.location("p"), &fake_settings());
+    fake.state().stale = Some(std::collections::BTreeMap::new());
+    let error = storage.init().unwrap_err();
+    assert!(
+        error.kind == Kind::Unsupported && one_line(&error).contains("at once"),
+        "{:?} {error}",
+        error.kind
+    );
+    assert!(!storage.probe().unwrap().strongly_consistent);
+    assert!(fake.state().objects.is_empty(), "what it tried out is removed");
+    fake.state().stale = None;
+    storage.init().unwrap();
+    assert!(storage.probe().unwrap().strongly_consistent);
+    assert!(fake.state().objects.is_empty(), "what it tried out is removed");
+}
+
+#[test]
+fn a_listing_out_of_order_or_in_circles_is_refused() {
+    let fake = S3Fake::start();
+    let proxy = HttpProxy::before(&fake.endpoint());
+    let storage = open(&format!("s3://{}/bucket/p", proxy.endpoint()), &fake_settings());
+    let object = |key: &str| format!("<Contents><Key>p/{key}</Key><Size>1</Size></Contents>");
+    // As a server lists that keeps objects as files: folder by folder.
+    let by_folder = [object("packs/aa"), object("packs-old")].concat();
+    let cut = "<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken>";
+    for (inside, words) in [
+        (by_folder, "order of their names"),
+        ([object("aa"), object("aa")].concat(), "order of their names"),
+        (cut.to_owned(), "circles"),
+    ] {
+        proxy.reset();
+        let page = reply(200, &[], format!("<ListBucketResult>{inside}</ListBucketResult>"));
+        proxy.add(Rule::new("GET", "list-type=2", Fault::Answer(Box::new(page))));
+        let error = storage.list("", "", 10).unwrap_err();
+        assert!(
+            error.kind == Kind::Unsupported && one_line(&error).contains(words),
+            "{:?} {error}",
+            error.kind
+        );
+    }
 }

@@ -151,17 +151,32 @@ fn uploads_that_killed_processes_left_are_ended_after_a_day() {
     };
     let leave = || {
         let mut state = fake.state();
+        let pack = "0123456789abcdef".repeat(4);
         for (id, name, begun) in [
-            ("ours-old", "p/packs/ab", "2020-01-01T00:00:00.000Z"),
-            ("ours-new", "p/packs/ac", "2999-01-01T00:00:00.000Z"),
-            ("foreign-name", "p/Holiday.MP4", "2020-01-01T00:00:00.000Z"),
-            ("foreign-place", "q/packs/ab", "2020-01-01T00:00:00.000Z"),
+            (
+                "ours-old",
+                format!("p/packs/01/{pack}"),
+                "2020-01-01T00:00:00.000Z",
+            ),
+            (
+                "ours-new",
+                format!("p/packs/02/{pack}"),
+                "2999-01-01T00:00:00.000Z",
+            ),
+            ("foreign-name", "p/Holiday.MP4".into(), "2020-01-01T00:00:00.000Z"),
+            // A name that a key could have, in an upload that has been going on for days.
+            ("foreign-small", "p/packs/dump".into(), "2020-01-01T00:00:00.000Z"),
+            (
+                "foreign-place",
+                format!("q/packs/01/{pack}"),
+                "2020-01-01T00:00:00.000Z",
+            ),
         ] {
-            state.uploads.insert(id.to_owned(), upload(name, begun));
+            state.uploads.insert(id.to_owned(), upload(&name, begun));
         }
     };
     let left = || fake.state().uploads.keys().cloned().collect::<Vec<_>>();
-    let kept = ["foreign-name", "foreign-place", "ours-new"];
+    let kept = ["foreign-name", "foreign-place", "foreign-small", "ours-new"];
     let storage = open(&fake.location("p"), &fake_settings(&SMALL_PARTS));
     leave();
     storage.init().unwrap();
@@ -171,7 +186,7 @@ fn uploads_that_killed_processes_left_are_ended_after_a_day() {
     assert_eq!(left(), kept);
     leave();
     create(&storage, "packs/small", b"x").unwrap();
-    assert_eq!(left().len(), 4, "a small object is no reason to look");
+    assert_eq!(left().len(), 5, "a small object is no reason to look");
     create(&storage, "packs/large", &content(5, 17 << 20)).unwrap();
     assert_eq!(left(), kept);
 }
@@ -212,6 +227,26 @@ fn a_server_that_can_create_only_is_found_out_and_used() {
         1,
         "no look before, and nothing tried out again"
     );
+}
+
+#[test]
+fn who_may_not_delete_leaves_one_trace_and_not_one_a_run() {
+    let fake = S3Fake::start();
+    let proxy = HttpProxy::before(&fake.endpoint());
+    proxy.add(Rule::new(
+        "DELETE",
+        "",
+        Fault::Answer(Box::new(refusal(403, "AccessDenied", &[]))),
+    ));
+    let location = format!("s3://{}/bucket/p", proxy.endpoint());
+    for key in ["a", "b", "c"] {
+        let storage = open(&location, &fake_settings(&[]));
+        create(&storage, key, b"sealed").unwrap();
+        let listed = storage.list("", "", 10).unwrap().objects;
+        assert_eq!(listed.last().unwrap().key, key);
+    }
+    let names: Vec<_> = fake.state().objects.keys().cloned().collect();
+    assert_eq!(names, ["p/.probe", "p/a", "p/b", "p/c"]);
 }
 
 #[test]
@@ -271,7 +306,7 @@ fn objects_are_locked_where_that_is_wanted_and_possible() {
     create(&storage, "packs/large", &content(8, 20 << 20)).unwrap();
     let seen = std::mem::take(&mut fake.state().seen);
     let stores = seen.iter().filter(|request| match request.method() {
-        "PUT" => !request.target().contains("probe-") && !request.target().contains("uploadId"),
+        "PUT" => !request.target().contains(".probe") && !request.target().contains("uploadId"),
         "POST" => request.target().contains("uploads"),
         _ => false,
     });
@@ -285,7 +320,7 @@ fn objects_are_locked_where_that_is_wanted_and_possible() {
     }
     let bodies = seen
         .iter()
-        .filter(|request| request.method() == "PUT" && !request.target().contains("probe-"));
+        .filter(|request| request.method() == "PUT" && !request.target().contains(".probe"));
     for request in bodies {
         assert!(
             request.header("x-amz-checksum-sha256").is_some(),

@@ -4,7 +4,6 @@ use std::hash::{BuildHasher as _, Hasher as _};
 
 use bytes::Bytes;
 use http::Method;
-use jiff::Timestamp;
 use plakar_plugin_api::{Error, ErrorKind, Host, Level, Result, check_key};
 
 use crate::client::{Client, MOST_DOCUMENT_BYTES};
@@ -13,10 +12,14 @@ use crate::listing::objects;
 use crate::messages::{LockConfiguration, UploadsPage, listed_key, read};
 use crate::request::{Call, Request};
 use crate::time::timestamp;
-use crate::upload::abort;
+use crate::upload::{abort, with_body};
 
-/// Objects that only try out what the server does are named so, with 16 hexadecimal digits after it.
-const PROBE: &str = "probe-";
+/// The object that only tries out what the server does. It is no key, so no listing of ours shows it. Its name is always the same, so
+/// that credentials that may not delete leave one, not one a run.
+const PROBE: &str = ".probe";
+
+/// The host's large objects are named by hashes, of at least so many hexadecimal digits.
+const HOST_DIGITS: usize = 32;
 
 /// An upload in parts that was begun so long ago belongs to nobody any more.
 const ABANDONED_SECONDS: i64 = 24 * 60 * 60;
@@ -37,7 +40,13 @@ pub(crate) async fn prepare(client: &Client, call: &Call, host: &Host) -> Result
     let found = match objects(client, call, &place.prefix, None, None, 100).await {
         Err(failure) if failure.code() == "NoSuchBucket" => {
             create(client, call).await?;
-            objects(client, call, &place.prefix, None, None, 100).await
+            match objects(client, call, &place.prefix, None, None, 100).await {
+                Err(failure) if failure.code() == "NoSuchBucket" => {
+                    let why = "the bucket was created, and is not there yet".to_owned();
+                    Err(Failure::Broken(ErrorKind::Transient, why))
+                }
+                outcome => outcome,
+            }
         }
         outcome => outcome,
     };
@@ -51,14 +60,26 @@ pub(crate) async fn prepare(client: &Client, call: &Call, host: &Host) -> Result
         return Err(Error::new(ErrorKind::AlreadyExists, text));
     }
     check_lock(client, call, host).await?;
+    if !is_consistent(client, call).await? {
+        let text = format!(
+            "{} does not show at once what was stored, so it cannot hold a repository",
+            place.display("")
+        );
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
     end_abandoned_uploads(client, call, host).await;
     Ok(())
 }
 
 /// Whether an object means nothing: the name of the folder itself, as consoles make it, or what a killed probe left.
 fn is_vacant(key: &str) -> bool {
-    let is_probe = |digits: &str| digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_random = |digits: &str| digits.len() == 16 && is_hexadecimal(digits);
+    let is_probe = |rest: &str| rest.is_empty() || rest.strip_prefix('-').is_some_and(is_random);
     key.is_empty() || key.strip_prefix(PROBE).is_some_and(is_probe)
+}
+
+fn is_hexadecimal(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 async fn create(client: &Client, call: &Call) -> Result<()> {
@@ -103,10 +124,7 @@ pub(crate) async fn is_exclusive(client: &Client, call: &Call) -> Result<bool> {
     if client.config.location.server.is_aws() {
         return Ok(true); // known, so nothing need be written
     }
-    let random = std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish();
-    let object = client.config.location.object(&format!("{PROBE}{random:016x}"));
+    let object = client.config.location.object(PROBE);
     let outcome = try_twice(client, call, &object).await;
     let removal = client.send(call, &Request::object(Method::DELETE, &object)).await;
     match outcome {
@@ -121,9 +139,8 @@ pub(crate) async fn is_exclusive(client: &Client, call: &Call) -> Result<bool> {
 
 async fn try_twice(client: &Client, call: &Call, object: &str) -> std::result::Result<bool, Failure> {
     for body in ["one", "two"] {
-        let request = Request::object(Method::PUT, object)
-            .header("if-none-match", "*")
-            .body(Bytes::from_static(body.as_bytes()), true);
+        let request = Request::object(Method::PUT, object).header("if-none-match", "*");
+        let request = with_body(request, body.as_bytes(), &client.config.storing);
         match client.send(call, &request).await {
             Ok(response) => response.document(MOST_DOCUMENT_BYTES).await.map(drop)?,
             Err(failure) if matches!(failure.status(), Some(409 | 412)) => return Ok(true),
@@ -131,6 +148,45 @@ async fn try_twice(client: &Client, call: &Call, object: &str) -> std::result::R
         }
     }
     Ok(false)
+}
+
+/// Whether the server shows an object as soon as it is stored: by itself, and in a listing that was asked for before.
+pub(crate) async fn is_consistent(client: &Client, call: &Call) -> Result<bool> {
+    if client.config.location.server.is_aws() {
+        return Ok(true); // known, so nothing need be written
+    }
+    let random = std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish();
+    let object = client.config.location.object(&format!("{PROBE}-{random:016x}"));
+    let outcome = try_to_see(client, call, &object).await;
+    let removal = client.send(call, &Request::object(Method::DELETE, &object)).await;
+    match outcome {
+        Ok(seen) => removal.map(|_| seen).or(Ok(seen)),
+        Err(failure) => Err(about_place(client, failure)),
+    }
+}
+
+async fn try_to_see(client: &Client, call: &Call, object: &str) -> std::result::Result<bool, Failure> {
+    let is_listed = async || {
+        let found = objects(client, call, object, None, None, 1).await?;
+        let encoding = found.encoding_type.as_deref();
+        let mut names = found.contents.iter().map(|one| listed_key(&one.key, encoding));
+        Ok::<bool, Failure>(names.any(|name| name.as_deref() == Some(object)))
+    };
+    is_listed().await?; // whoever keeps listings for a while keeps this one
+    let put = with_body(
+        Request::object(Method::PUT, object),
+        b"probe",
+        &client.config.storing,
+    );
+    let stored = client.send(call, &put).await?;
+    stored.document(MOST_DOCUMENT_BYTES).await?;
+    match client.send(call, &Request::object(Method::HEAD, object)).await {
+        Err(failure) if failure.status() == Some(404) => Ok(false),
+        Err(failure) => Err(failure),
+        Ok(_) => is_listed().await,
+    }
 }
 
 /// Where objects are to be locked, the bucket must be able to: a server that cannot would take the wish and forget it.
@@ -194,10 +250,10 @@ async fn try_to_end_uploads(client: &Client, call: &Call) -> std::result::Result
             request = request.query("key-marker", key).query("upload-id-marker", upload);
         }
         let response = client.send(call, &request).await?;
-        let now = response
-            .header("date")
-            .and_then(timestamp)
-            .unwrap_or_else(Timestamp::now);
+        // The server's clock: ours may be days ahead, and then none of its uploads would be safe.
+        let Some(now) = response.header("date").and_then(timestamp) else {
+            return Ok(());
+        };
         let page: UploadsPage = read(&response.document(MOST_DOCUMENT_BYTES).await?)
             .map_err(|why| Failure::Broken(ErrorKind::Other, why))?;
         let decoded = |key: &str| listed_key(key, page.encoding_type.as_deref());
@@ -208,7 +264,7 @@ async fn try_to_end_uploads(client: &Client, call: &Call) -> std::result::Result
                 continue;
             };
             let key = object.strip_prefix(prefix.as_str());
-            if key.is_some_and(|key| check_key(key).is_ok()) {
+            if key.is_some_and(is_of_the_host) {
                 abort(client, call, &object, &upload.upload_id).await?;
             }
         }
@@ -221,6 +277,13 @@ async fn try_to_end_uploads(client: &Client, call: &Call) -> std::result::Result
         }
     }
     Ok(())
+}
+
+/// Whether the host would store an object of this name in parts. Other programs may have uploads of their own below our prefix, and
+/// those may take days.
+fn is_of_the_host(key: &str) -> bool {
+    let name = key.rsplit('/').next().unwrap_or_default();
+    check_key(key).is_ok() && name.len() >= HOST_DIGITS && is_hexadecimal(name)
 }
 
 /// The error about the place, which names the bucket when that is missing.
@@ -243,14 +306,31 @@ mod tests {
 
     #[test]
     fn only_traces_of_ourselves_and_folders_mean_nothing() {
-        assert!(is_vacant("") && is_vacant("probe-0123456789abcdef"));
+        assert!(is_vacant("") && is_vacant(".probe") && is_vacant(".probe-0123456789abcdef"));
         for key in [
             "config",
-            "probe-",
-            "probe-0123456789abcdef/x",
-            "probe-0123456789abcdeg",
+            ".probe-",
+            ".probes",
+            ".probe-0123456789abcdef/x",
+            ".probe-0123456789abcdeg",
         ] {
             assert!(!is_vacant(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn uploads_of_other_programs_are_not_taken_for_the_hosts() {
+        let digits = "0123456789abcdef".repeat(4);
+        assert!(is_of_the_host(&format!("packs/01/{digits}")));
+        for key in [
+            "video.mp4",
+            "dump",
+            "packs/ab",
+            "Photos/0123456789abcdef0123456789abcdef",
+            &digits.to_uppercase(),
+            &format!("{digits}.tar"),
+        ] {
+            assert!(!is_of_the_host(key), "{key}");
         }
     }
 }

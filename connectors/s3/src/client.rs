@@ -13,11 +13,13 @@ use plakar_plugin_api::{Error, ErrorKind, Host, Result};
 use reqwest::redirect::Policy;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
+use url::Url;
 
 use crate::config::Config;
 use crate::credentials::Credentials;
-use crate::error::{Failure, Refusal};
+use crate::error::{Failure, Refusal, one_line};
 use crate::request::{Call, Reported, Request};
+use crate::transport;
 
 /// How often a waiting call looks whether it should go on.
 const TICK: Duration = Duration::from_millis(50);
@@ -30,9 +32,6 @@ const MOST_ERROR_BYTES: usize = 64 << 10;
 
 /// Most bytes of a document: a page of 1000 objects with the longest names is less.
 pub(crate) const MOST_DOCUMENT_BYTES: usize = 16 << 20;
-
-/// Where nothing says otherwise.
-const DEFAULT_REGION: &str = "us-east-1";
 
 /// Answers of one server about one bucket.
 #[derive(Debug)]
@@ -58,25 +57,15 @@ pub(crate) struct Response {
 impl Client {
     pub(crate) fn new(config: Config) -> Result<Self> {
         install_cryptography();
-        let cannot = |what: &str, error: &dyn std::fmt::Display| {
-            Error::new(ErrorKind::Other, format!("cannot {what}: {error}"))
-        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("plakar-s3")
             .enable_all()
             .build()
-            .map_err(|error| cannot("start threads", &error))?;
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("plakar/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
-            .http1_only()
-            .connect_timeout(config.connect_timeout)
-            .pool_idle_timeout(Duration::from_mins(1))
-            .tls_certs_merge(config.certificates.iter().cloned())
-            .build()
-            .map_err(|error| cannot("set up HTTP", &error))?;
-        let region = config.region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned());
+            .map_err(|error| Error::new(ErrorKind::Other, format!("cannot start threads: {error}")))?;
+        let http = http(&config)?;
+        let region = config.region.clone();
+        let region = region.unwrap_or_else(|| config.location.server.usual_region().to_owned());
         Ok(Self {
             config,
             runtime: Some(runtime),
@@ -205,11 +194,16 @@ impl Client {
 
     async fn send_once(&self, call: &Call, request: &Request) -> std::result::Result<Response, Failure> {
         let region = self.region();
+        let url = request.url(&self.config, &region);
+        let unfit = |error: &dyn std::fmt::Display| {
+            Failure::Broken(ErrorKind::Config, format!("the URL is wrong: {error}"))
+        };
+        Url::parse(&url).map_err(|error| unfit(&error))?; // what signs it takes that for granted
         let mut signed = http::Request::builder()
             .method(request.method.clone())
-            .uri(request.url(&self.config, &region))
+            .uri(url)
             .body(HttpRequestBody::empty())
-            .map_err(|error| Failure::Broken(ErrorKind::Config, format!("the URL is wrong: {error}")))?;
+            .map_err(|error| unfit(&error))?;
         signed.headers_mut().extend(request.headers.iter().cloned());
         self.sign(&mut signed, request, &region).await?;
         let body = Reported::new(request.body.clone(), call.clone());
@@ -246,7 +240,7 @@ impl Client {
                 fetched = provider
                     .get_credential()
                     .await
-                    .map_err(|error| no_credentials(&error))?;
+                    .map_err(|error| no_credentials(&error, self.answered.load(Ordering::Relaxed)))?;
                 &fetched
             }
         };
@@ -304,12 +298,44 @@ impl Response {
     }
 }
 
+/// How requests of this place are sent.
+fn http(config: &Config) -> Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("plakar/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        .http1_only()
+        .connect_timeout(config.connect_timeout)
+        .pool_idle_timeout(Duration::from_mins(1));
+    let certificates = config.certificates.iter().cloned();
+    builder = if config.tls {
+        builder.tls_certs_merge(certificates)
+    } else {
+        builder.tls_certs_only(certificates) // the machine need not have any
+    };
+    if config.location.server.is_this_machine() {
+        builder = builder.no_proxy(); // what a proxy calls `localhost` is another machine
+    }
+    builder.build().map_err(|error| {
+        let why = transport::innermost(&error);
+        let text = format!(
+            "cannot set up TLS: {why}: install the certificates of the system (`ca-certificates`), or name a file of your own in \
+             `tls_ca_file`"
+        );
+        Error::new(ErrorKind::Config, text)
+    })
+}
+
 fn stopped() -> Error {
     Error::new(ErrorKind::Cancelled, "stopped as asked")
 }
 
-fn no_credentials(error: &object_store::Error) -> Failure {
-    let text = error.to_string().replace(['\n', '\r'], " ");
+/// Where there were some before, `once`, whoever gives them out is only away for a while.
+fn no_credentials(error: &object_store::Error, once: bool) -> Failure {
+    let text = one_line(&error.to_string(), 200);
+    if once {
+        let why = format!("the credentials have expired, and new ones cannot be fetched: {text}");
+        return Failure::Broken(ErrorKind::Transient, why);
+    }
     Failure::Broken(
         ErrorKind::Auth,
         format!(
@@ -319,8 +345,8 @@ fn no_credentials(error: &object_store::Error) -> Failure {
     )
 }
 
-/// What TLS computes with, chosen once for this library.
-fn install_cryptography() {
+/// What TLS computes with, chosen once for this library, before the first thing is made that may speak TLS.
+pub(crate) fn install_cryptography() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         // It fails only when there is one already, which serves as well.

@@ -1,6 +1,6 @@
 //! What the user wants, from location, settings and environment; touches no network.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use plakar_plugin_api::{Error, ErrorKind, Result, Settings};
@@ -84,12 +84,7 @@ impl Config {
             .or_else(|| location.server.region().map(str::to_owned))
             .or_else(|| environment("AWS_REGION"))
             .or_else(|| environment("AWS_DEFAULT_REGION"));
-        if let Some(region) = &region
-            && (region.is_empty()
-                || !region
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)))
-        {
+        if let Some(region) = region.as_ref().filter(|region| !is_name(region)) {
             return Err(wrong(
                 "region",
                 &format!("{region:?} cannot be the name of a region"),
@@ -98,14 +93,23 @@ impl Config {
         let tls = flag(settings, "tls", true)?;
         // A certificate for *.s3.amazonaws.com does not hold for a bucket with a dot in its name.
         let by_host = at_amazon && !(tls && location.bucket.contains('.'));
+        let virtual_hosted = flag(settings, "virtual_hosted", by_host)?;
+        if virtual_hosted && !location.server.has_name() {
+            return Err(wrong(
+                "virtual_hosted",
+                "the server is named by its address, and no bucket can stand before that",
+            ));
+        }
+        let home = environment("HOME");
         Ok(Self {
-            virtual_hosted: flag(settings, "virtual_hosted", by_host)?,
+            virtual_hosted,
             credentials,
             region,
             tls,
-            certificates: settings
-                .get("tls_ca_file")
-                .map_or_else(|| Ok(Vec::new()), |path| certificates(Path::new(path)))?,
+            certificates: settings.get("tls_ca_file").map_or_else(
+                || Ok(Vec::new()),
+                |path| certificates(&expanded(path, home.as_deref())),
+            )?,
             create_bucket: flag(settings, "create_bucket", true)?,
             connect_timeout: seconds(settings, "connect_timeout_seconds", 10)?,
             idle_timeout: seconds(settings, "request_timeout_seconds", 60)?,
@@ -119,15 +123,18 @@ impl Config {
 impl Storing {
     fn new(settings: &Settings) -> Result<Self> {
         let storage_class = settings.get("storage_class").map(str::to_owned);
-        if let Some(class) = &storage_class
-            && (class.is_empty()
-                || !class
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)))
-        {
+        if let Some(class) = storage_class.as_ref().filter(|class| !is_name(class)) {
             return Err(wrong(
                 "storage_class",
                 &format!("{class:?} cannot be the name of a storage class"),
+            ));
+        }
+        if let Some(class @ ("GLACIER" | "DEEP_ARCHIVE")) = storage_class.as_deref() {
+            return Err(wrong(
+                "storage_class",
+                &format!(
+                    "what is stored as {class} cannot be read at once: GLACIER_IR is the coldest class that can"
+                ),
             ));
         }
         let hashed = match settings.get("checksum") {
@@ -161,6 +168,14 @@ fn lock(settings: &Settings) -> Result<Option<Lock>> {
     }
 }
 
+/// A path of the user, whose home is `~`.
+fn expanded(path: &str, home: Option<&str>) -> PathBuf {
+    match (path.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => Path::new(home).join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
 fn certificates(path: &Path) -> Result<Vec<Certificate>> {
     let refused = |why: &dyn std::fmt::Display| wrong("tls_ca_file", &format!("{}: {why}", path.display()));
     let pem = std::fs::read(path).map_err(|error| refused(&error))?;
@@ -169,6 +184,12 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>> {
         return Err(refused(&"there is no certificate in it (PEM is expected)"));
     }
     Ok(found)
+}
+
+/// Whether it can be the name of a region or a storage class.
+pub(crate) fn is_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(plain)
 }
 
 fn flag(settings: &Settings, name: &str, default: bool) -> Result<bool> {
@@ -255,6 +276,8 @@ mod tests {
             ("tls_insecure", "true"),
             ("checksum", "md5"),
             ("storage_class", "very cold"),
+            ("storage_class", "GLACIER"),
+            ("storage_class", "DEEP_ARCHIVE"),
             ("region", "eu west"),
             ("multipart_part_mib", "4"),
             ("multipart_threshold_mib", "x"),
@@ -265,6 +288,7 @@ mod tests {
             ("object_lock_days", "10"),
             ("tls_ca_file", "/nonexistent/ca.pem"),
             ("tls_ca_file", empty.to_str().unwrap()),
+            ("tls_ca_file", "~/absent.pem"),
         ] {
             let error = config("s3://h/b", &[(name, value)], &[]).unwrap_err();
             assert_eq!(error.kind, ErrorKind::Config, "{name}");
@@ -273,6 +297,14 @@ mod tests {
                 "{}",
                 error.message
             );
+        }
+        let home = ("HOME", folder.path().to_str().unwrap());
+        let error = config("s3://h/b", &[("tls_ca_file", "~/absent.pem")], &[home]).unwrap_err();
+        assert!(error.message.contains(home.1), "{}", error.message);
+        for address in ["127.0.0.1:9000", "[::1]:9000", "127.1"] {
+            let location = format!("s3://{address}/bucket");
+            let error = config(&location, &[("virtual_hosted", "true")], &[]).unwrap_err();
+            assert!(error.message.contains("virtual_hosted"), "{}", error.message);
         }
         let lock = [("object_lock_mode", "governance"), ("object_lock_days", "3")];
         assert!(

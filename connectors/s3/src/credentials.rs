@@ -10,6 +10,8 @@ use object_store::{BackoffConfig, RetryConfig};
 use plakar_plugin_api::{Error, ErrorKind, Result, Settings};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::client::install_cryptography;
+
 /// Looks a variable up. A variable that is empty is not set.
 pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -60,6 +62,9 @@ impl Credentials {
                 ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],
             ),
         ];
+        if setting("session_token").is_some() && setting("access_key_id").is_none() {
+            return Err(half("session_token", "access_key_id"));
+        }
         for (look_up, [user, secret, token]) in sources {
             let token = if token.is_empty() { None } else { look_up(token) };
             if let Some(found) = pair(user, look_up(user), secret, look_up(secret), token)? {
@@ -69,12 +74,31 @@ impl Credentials {
         if let Some(found) = from_file(environment)? {
             return Ok(found);
         }
-        if at_amazon {
+        if at_amazon && may_fetch(environment) {
             Ok(Self::Fetched(fetched()?))
         } else {
-            Err(missing())
+            Err(missing(environment("AWS_PROFILE")))
         }
     }
+}
+
+/// Whether the machine may be asked for credentials. Where nothing names a place to ask at, only the metadata of the instance are left.
+fn may_fetch(environment: Environment<'_>) -> bool {
+    let places = [
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    ];
+    let no_metadata = environment("AWS_EC2_METADATA_DISABLED");
+    places.iter().any(|name| environment(name).is_some())
+        || no_metadata.is_none_or(|value| !value.eq_ignore_ascii_case("true"))
+}
+
+fn half(given: &str, missing: &str) -> Error {
+    Error::new(
+        ErrorKind::Config,
+        format!("`{given}` is given but `{missing}` is not: credentials take both"),
+    )
 }
 
 /// Neither half is nothing, one half is a mistake.
@@ -85,16 +109,10 @@ fn pair(
     secret: Option<String>,
     token: Option<String>,
 ) -> Result<Option<Credentials>> {
-    let half = |given: &str, missing: &str| {
-        Err(Error::new(
-            ErrorKind::Config,
-            format!("`{given}` is given but `{missing}` is not: credentials take both"),
-        ))
-    };
     match (user, secret) {
         (None, None) => Ok(None),
-        (Some(_), None) => half(user_name, secret_name),
-        (None, Some(_)) => half(secret_name, user_name),
+        (Some(_), None) => Err(half(user_name, secret_name)),
+        (None, Some(_)) => Err(half(secret_name, user_name)),
         (Some(key_id), Some(secret_key)) => {
             let texts = [Some(&key_id), Some(&secret_key), token.as_ref()];
             let unfit = |text: &&String| text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic());
@@ -115,23 +133,34 @@ fn pair(
     }
 }
 
-fn missing() -> Error {
+fn missing(profile: Option<String>) -> Error {
+    let profile = profile.map_or_else(String::new, |name| {
+        format!(", or have the profile `{name}` of AWS_PROFILE in the credentials file")
+    });
     Error::new(
         ErrorKind::Auth,
-        "no credentials: set access_key_id and secret_access_key for this repository, or S3_REPOSITORY_USER and \
-         S3_REPOSITORY_PASSWORD, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        format!(
+            "no credentials: set access_key_id and secret_access_key for this repository, or S3_REPOSITORY_USER and \
+             S3_REPOSITORY_PASSWORD, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY{profile}"
+        ),
     )
 }
 
-/// The pair of `AWS_PROFILE` in the credentials file of the AWS tools.
+/// The pair of `AWS_PROFILE` in the credentials file of the AWS tools. A file that was named must be there.
 fn from_file(environment: Environment<'_>) -> Result<Option<Credentials>> {
     let named = environment("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from);
+    let is_named = named.is_some();
     let path = named.or_else(|| Some(PathBuf::from(environment("HOME")?).join(".aws/credentials")));
-    let profile = environment("AWS_PROFILE");
-    let Some(text) = path.and_then(|path| std::fs::read_to_string(path).ok()) else {
-        return Ok(None);
+    let Some(path) = path else { return Ok(None) };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => Zeroizing::new(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_named => return Ok(None),
+        Err(error) => {
+            let text = format!("cannot read the credentials file {}: {error}", path.display());
+            return Err(Error::new(ErrorKind::Config, text));
+        }
     };
-    let text = Zeroizing::new(text);
+    let profile = environment("AWS_PROFILE");
     let value = |name: &str| profile_value(&text, profile.as_deref().unwrap_or("default"), name);
     pair(
         "aws_access_key_id",
@@ -160,6 +189,7 @@ fn profile_value(text: &str, section: &str, name: &str) -> Option<String> {
 
 /// What the environment of the machine offers. Asks for nothing yet.
 fn fetched() -> Result<AwsCredentialProvider> {
+    install_cryptography();
     let impatient = RetryConfig {
         backoff: BackoffConfig::default(),
         max_retries: 1,
@@ -247,6 +277,46 @@ mod tests {
         assert_eq!(
             profile_value(text, "work", "aws_secret_access_key").unwrap(),
             "s=/+"
+        );
+        let error = find(&[], &[path, ("AWS_PROFILE", "nobody")]).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Auth);
+        assert!(error.message.contains("`nobody`"), "{}", error.message);
+        let absent = folder.path().join("absent");
+        let absent = absent.to_str().unwrap();
+        let error = find(&[], &[("AWS_SHARED_CREDENTIALS_FILE", absent)]).unwrap_err();
+        assert!(
+            error.kind == ErrorKind::Config && error.message.contains(absent),
+            "{}",
+            error.message
+        );
+    }
+
+    #[test]
+    fn the_machine_is_asked_only_at_amazon_and_where_that_is_allowed() {
+        let find = |at_amazon, environment: &[(&str, &str)]| {
+            let look_up = |name: &str| {
+                let found = environment.iter().find(|(one, _)| *one == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            Credentials::find(&Settings::new(), &look_up, at_amazon)
+        };
+        let off = ("AWS_EC2_METADATA_DISABLED", "True");
+        let token = ("AWS_WEB_IDENTITY_TOKEN_FILE", "/token");
+        assert_eq!(find(false, &[]).unwrap_err().kind, ErrorKind::Auth);
+        assert_eq!(find(true, &[off]).unwrap_err().kind, ErrorKind::Auth);
+        for environment in [[].as_slice(), &[off, token], &[(off.0, "false")]] {
+            let found = find(true, environment).unwrap();
+            assert!(matches!(found, Credentials::Fetched(_)), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_without_its_pair_is_a_mistake() {
+        let error = find(&[("session_token", "t")], &AWS).unwrap_err();
+        assert!(
+            error.kind == ErrorKind::Config && error.message.contains("access_key_id"),
+            "{}",
+            error.message
         );
     }
 

@@ -6,6 +6,7 @@ use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use plakar_plugin_api::{Error, ErrorKind};
 
+use crate::config::is_name;
 use crate::messages::{ErrorDocument, read};
 use crate::time::{duration, retry_after, timestamp};
 use crate::transport;
@@ -27,7 +28,7 @@ pub(crate) struct Refusal {
     pub(crate) code: String,
     message: String,
     request_id: String,
-    /// The region that the server wants.
+    /// The region that the server wants. It goes into a host name, so it is one word.
     pub(crate) region: Option<String>,
     retry_after: Option<Duration>,
     /// How far the clock of this machine is from the server's, in seconds: positive when it is ahead.
@@ -48,7 +49,7 @@ impl Refusal {
             code: one_line(&document.code, 60),
             message: one_line(&document.message, 200),
             request_id: one_line(request_id, 60),
-            region: (!region.is_empty()).then(|| region.to_owned()),
+            region: Some(region.to_owned()).filter(|region| is_name(region)),
             retry_after: header("retry-after").and_then(|text| retry_after(text, now)),
             clock_ahead: server_time.map(|time| now.as_second() - time.as_second()),
         }
@@ -71,7 +72,11 @@ impl Refusal {
                 );
             }
             "InvalidToken" => return say(ErrorKind::Auth, "the session token is wrong"),
-            "RequestTimeTooSkewed" => return (ErrorKind::Config, Some(self.clock())),
+            "RequestTimeTooSkewed" | "RequestExpired" => return (ErrorKind::Config, Some(self.clock())),
+            // Garage says it in words only.
+            "InvalidRequest" if said.contains("date is too old") => {
+                return (ErrorKind::Config, Some(self.clock()));
+            }
             "AuthorizationHeaderMalformed" | "PermanentRedirect" => {
                 return (ErrorKind::Config, self.elsewhere());
             }
@@ -80,8 +85,20 @@ impl Refusal {
             }
             "EntityTooLarge" => return say(ErrorKind::Unsupported, "the server takes no object so large"),
             "InvalidStorageClass" => return say(ErrorKind::Config, "the setting `storage_class` is wrong"),
+            "InvalidObjectState" => {
+                return say(
+                    ErrorKind::Other,
+                    "it was moved to an archive: restore it from there with the tools of the storage",
+                );
+            }
             "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" => {
                 return say(ErrorKind::NoSpace, "the storage or a quota is full");
+            }
+            // Garage says it in words only, as its disk says it.
+            "InternalError"
+                if said.contains("no space left on device") || said.contains("disk quota exceeded") =>
+            {
+                return say(ErrorKind::NoSpace, "the storage is full");
             }
             "SlowDown"
             | "ServiceUnavailable"
@@ -277,6 +294,13 @@ mod tests {
             (403, "SignatureDoesNotMatch", "", ErrorKind::Auth, "secret"),
             (400, "ExpiredToken", "", ErrorKind::Auth, "expired"),
             (403, "RequestTimeTooSkewed", "", ErrorKind::Config, "clock"),
+            (
+                400,
+                "InvalidRequest",
+                "Bad request: Date is too old",
+                ErrorKind::Config,
+                "clock",
+            ),
             (429, "TooManyRequests", "", ErrorKind::Transient, "429"),
             (500, "InternalError", "oops", ErrorKind::Transient, "oops"),
             (502, "", "", ErrorKind::Transient, "502"),
@@ -289,6 +313,20 @@ mod tests {
             ),
             (409, "ConditionalRequestConflict", "", ErrorKind::Transient, "409"),
             (507, "", "", ErrorKind::NoSpace, "full"),
+            (
+                500,
+                "InternalError",
+                "Internal error: I/O error: No space left on device (os error 28)",
+                ErrorKind::NoSpace,
+                "full",
+            ),
+            (
+                403,
+                "InvalidObjectState",
+                "The operation is not valid for the object's storage class",
+                ErrorKind::Other,
+                "archive",
+            ),
             (403, "QuotaExceeded", "", ErrorKind::NoSpace, "full"),
             (400, "BadDigest", "", ErrorKind::Transient, "damaged"),
             (412, "PreconditionFailed", "", ErrorKind::AlreadyExists, "exists"),
@@ -323,6 +361,18 @@ mod tests {
         let error = Refusal::new(StatusCode::FORBIDDEN, &HeaderMap::new(), body).into_error("read x");
         assert_eq!(error.kind, ErrorKind::Permission);
         assert!(!error.message.contains("html"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_region_that_is_no_word_is_not_taken_over() {
+        let region = |text: &str| {
+            let body = format!("<Error><Code>PermanentRedirect</Code><Region>{text}</Region></Error>");
+            Refusal::new(StatusCode::MOVED_PERMANENTLY, &HeaderMap::new(), body.as_bytes()).region
+        };
+        assert_eq!(region("eu-west-3").as_deref(), Some("eu-west-3"));
+        for text in ["", "evil.example/", "a\nb", "a b", &"x".repeat(65)] {
+            assert_eq!(region(text), None, "{text:?}");
+        }
     }
 
     #[test]

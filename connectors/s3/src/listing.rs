@@ -21,6 +21,7 @@ pub(crate) async fn list(
 ) -> Result<ListPage> {
     let place = &client.config.location;
     let wanted = place.object(prefix);
+    let about = |failure: Failure| failure.about(&format!("list {}", place.display(prefix)));
     let mut page = ListPage::default();
     let mut token = None;
     loop {
@@ -31,12 +32,10 @@ pub(crate) async fn list(
             call,
             &wanted,
             after.map(|after| place.object(after)),
-            token,
+            token.clone(),
             missing,
         );
-        let found = found
-            .await
-            .map_err(|failure| failure.about(&format!("list {}", place.display(prefix))))?;
+        let found = found.await.map_err(about)?;
         for object in found.contents {
             let key = listed_key(&object.key, found.encoding_type.as_deref());
             let key = key.as_deref().and_then(|key| key.strip_prefix(&place.prefix));
@@ -45,6 +44,11 @@ pub(crate) async fn list(
             else {
                 continue;
             };
+            // What comes out of order would be taken for missing, and going on from it would miss more.
+            if page.objects.last().is_some_and(|last| *last.key >= *key) {
+                let why = "the server does not list objects in the order of their names";
+                return Err(about(unusable(why)));
+            }
             if page.objects.len() == limit {
                 page.more = true;
                 return Ok(page);
@@ -54,15 +58,23 @@ pub(crate) async fn list(
                 size_bytes: object.size,
             });
         }
-        token = found.next_continuation_token.filter(|_| found.is_truncated);
-        if token.is_none() {
+        let next = found.next_continuation_token.filter(|_| found.is_truncated);
+        if next.is_none() {
             return Ok(page);
         }
+        if next == token {
+            return Err(about(unusable("the listing goes in circles")));
+        }
+        token = next;
         if page.objects.len() == limit && limit > 0 {
             page.more = true;
             return Ok(page);
         }
     }
+}
+
+fn unusable(why: &str) -> Failure {
+    Failure::Broken(ErrorKind::Unsupported, format!("{why}, so it cannot be used"))
 }
 
 /// One answer of the server: objects whose full name starts with `prefix`.

@@ -2,7 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 use plakar_plugin_api::{Error, ErrorKind, Result};
-use url::Url;
+use url::{Host, Url};
 
 /// Where the objects are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub(crate) enum Server {
     Aws {
         /// `amazonaws.com`, or that of a partition of its own.
         domain: &'static str,
-        /// Whether the name that answers over IPv6 too was asked for.
-        dual_stack: bool,
+        /// What stands before the region, as it was asked for: `s3`, `s3-fips`, each with `.dualstack` or not.
+        service: String,
         /// As the host name says it.
         region: Option<String>,
     },
@@ -29,7 +29,12 @@ pub(crate) enum Server {
     Other(String),
 }
 
-const AWS_DOMAINS: [&str; 2] = ["amazonaws.com", "amazonaws.com.cn"];
+/// Each with the region where nothing names another.
+const AWS_DOMAINS: [(&str, &str); 3] = [
+    ("amazonaws.com", "us-east-1"),
+    ("amazonaws.com.cn", "cn-north-1"),
+    ("amazonaws.eu", "eusc-de-east-1"),
+];
 
 impl Location {
     /// Takes `s3://HOST[:PORT]/BUCKET[/PREFIX]` apart. At Amazon the bucket may be part of the host name.
@@ -105,18 +110,48 @@ impl Server {
             Self::Other(host) => host.clone(),
             Self::Aws {
                 domain,
-                dual_stack,
+                service,
                 region: named,
             } => match region.or(named.as_deref()) {
-                Some(region) if *dual_stack => format!("s3.dualstack.{region}.{domain}"),
-                Some(region) => format!("s3.{region}.{domain}"),
-                None => format!("s3.{domain}"),
+                Some(region) => format!("{service}.{region}.{domain}"),
+                None => format!("{service}.{domain}"),
             },
         }
     }
 
+    /// Whether it is reached without a network.
+    pub(crate) fn is_this_machine(&self) -> bool {
+        match self.named() {
+            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        }
+    }
+
+    /// Whether it goes by a name, not by an address.
+    pub(crate) fn has_name(&self) -> bool {
+        matches!(self.named(), Some(Host::Domain(_)))
+    }
+
+    /// Who is asked, as requests understand it.
+    fn named(&self) -> Option<Host> {
+        let url = Url::parse(&format!("http://{}", self.host(None))).ok()?;
+        url.host().map(|host| host.to_owned())
+    }
+
     pub(crate) fn is_aws(&self) -> bool {
         matches!(self, Self::Aws { .. })
+    }
+
+    /// The region to begin with, where nothing names one.
+    pub(crate) fn usual_region(&self) -> &'static str {
+        let own = match self {
+            Self::Aws { domain, .. } => AWS_DOMAINS.iter().find(|(one, _)| one == domain),
+            Self::Other(_) => None,
+        };
+        own.or(AWS_DOMAINS.first())
+            .map_or("us-east-1", |(_, region)| region)
     }
 
     /// The region that the host name tells.
@@ -128,10 +163,11 @@ impl Server {
     }
 }
 
-/// Understands `s3.amazonaws.com`, `s3.REGION…`, `s3-REGION…`, `s3.dualstack.REGION…`, each with `BUCKET.` before it or not.
+/// Understands `s3.amazonaws.com`, `s3.REGION…`, `s3-REGION…`, `s3.dualstack.REGION…`, `s3-fips.REGION…`, each with `BUCKET.`
+/// before it or not. Other hosts of Amazon (private links, access points, acceleration) are taken as they are written, like anyone's.
 fn aws(host: &str) -> Option<(Server, Option<String>)> {
     let host = host.to_ascii_lowercase();
-    let (domain, rest) = AWS_DOMAINS.iter().find_map(|domain| {
+    let (domain, rest) = AWS_DOMAINS.iter().find_map(|(domain, _)| {
         let rest = host.strip_suffix(domain)?.strip_suffix('.')?;
         Some((*domain, rest))
     })?;
@@ -140,18 +176,32 @@ fn aws(host: &str) -> Option<(Server, Option<String>)> {
         .iter()
         .rposition(|label| *label == "s3" || label.starts_with("s3-"))?;
     let (bucket, service) = labels.split_at(at);
-    let dual_stack = service.contains(&"dualstack");
-    let region = match service {
-        [legacy] => legacy.strip_prefix("s3-").map(str::to_owned),
-        [.., region] => Some((*region).to_owned()),
-        [] => None,
+    let (service, region) = match service {
+        ["s3"] => ("s3", None),
+        ["s3", "dualstack", region] => ("s3.dualstack", Some(*region)),
+        ["s3-fips", "dualstack", region] => ("s3-fips.dualstack", Some(*region)),
+        ["s3-fips", region] => ("s3-fips", Some(*region)),
+        ["s3", region] => ("s3", Some(*region)),
+        // As it was written before: `s3-eu-west-1`.
+        [legacy] => (
+            "s3",
+            Some(legacy.strip_prefix("s3-").filter(|name| is_region(name))?),
+        ),
+        _ => return None,
     };
     let server = Server::Aws {
         domain,
-        dual_stack,
-        region,
+        service: service.to_owned(),
+        region: region.map(str::to_owned),
     };
     Some((server, (!bucket.is_empty()).then(|| bucket.join("."))))
+}
+
+/// Whether it looks like `eu-west-1`, not like `accelerate` or `external-1`.
+fn is_region(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('-').collect();
+    let is_number = |part: &&&str| part.bytes().all(|byte| byte.is_ascii_digit());
+    parts.len() >= 3 && parts.last().filter(is_number).is_some()
 }
 
 fn with_port(host: &str, port: Option<u16>) -> String {
@@ -173,9 +223,11 @@ fn checked_prefix(prefix: &str) -> Result<String> {
     if prefix.is_empty() {
         return Ok(String::new());
     }
-    if prefix.split('/').any(str::is_empty) || prefix.chars().any(char::is_control) || prefix.len() > 400 {
+    // Dots that came out of an escape are as wrong as those that were written.
+    let unfit = |part: &str| matches!(part, "" | "." | "..");
+    if prefix.split('/').any(unfit) || prefix.chars().any(char::is_control) || prefix.len() > 400 {
         return Err(wrong(
-            "the path after the bucket has an empty part, a control character, or more than 400 bytes",
+            "the path after the bucket has an empty part, `.` or `..`, a control character, or more than 400 bytes",
         ));
     }
     Ok(format!("{prefix}/"))
@@ -244,6 +296,19 @@ mod tests {
                 Some("cn-north-1"),
                 "b",
             ),
+            (
+                "s3://s3-fips.dualstack.us-gov-west-1.amazonaws.com/b/p",
+                "s3-fips.dualstack.us-gov-west-1.amazonaws.com",
+                Some("us-gov-west-1"),
+                "b",
+            ),
+            (
+                "s3://b.s3-fips.us-east-1.amazonaws.com/p",
+                "s3-fips.us-east-1.amazonaws.com",
+                Some("us-east-1"),
+                "b",
+            ),
+            ("s3://s3.amazonaws.com.cn/b/p", "s3.amazonaws.com.cn", None, "b"),
         ];
         for (text, host, region, bucket) in cases {
             let place = parse(text);
@@ -265,6 +330,51 @@ mod tests {
     }
 
     #[test]
+    fn hosts_of_amazon_that_are_something_else_are_taken_as_they_are_written() {
+        for host in [
+            "s3-accelerate.amazonaws.com",
+            "s3-external-1.amazonaws.com",
+            "bucket.vpce-1a2b3c4d-5e6f.s3.us-east-1.vpce.amazonaws.com",
+            "point-123456789012.s3-accesspoint.us-west-2.amazonaws.com",
+            "s3express-usw2-az1.us-west-2.amazonaws.com",
+        ] {
+            let place = parse(&format!("s3://{host}/b/p"));
+            assert_eq!(place.server, Server::Other(host.to_owned()));
+            assert_eq!(
+                (place.bucket.as_str(), place.prefix.as_str()),
+                ("b", "p/"),
+                "{host}"
+            );
+        }
+    }
+
+    #[test]
+    fn this_machine_is_known_by_its_names() {
+        for (text, is_this_machine) in [
+            ("s3://localhost:9000/b", true),
+            ("s3://b.s3.LOCALHOST/b", true),
+            ("s3://127.0.0.1:3900/b", true),
+            ("s3://127.9.9.9/b", true),
+            ("s3://[::1]:3900/b", true),
+            ("s3://10.0.0.1/b", false),
+            ("s3://[fe80::1]/b", false),
+            ("s3://notlocalhost/b", false),
+            ("s3://s3.amazonaws.com/b", false),
+        ] {
+            assert_eq!(parse(text).server.is_this_machine(), is_this_machine, "{text}");
+        }
+    }
+
+    #[test]
+    fn each_part_of_amazon_has_a_region_to_begin_with() {
+        let usual = |text| parse(text).server.usual_region();
+        assert_eq!(usual("s3://s3.amazonaws.com/b"), "us-east-1");
+        assert_eq!(usual("s3://s3.amazonaws.com.cn/b"), "cn-north-1");
+        assert_eq!(usual("s3://s3.amazonaws.eu/b"), "eusc-de-east-1");
+        assert_eq!(usual("s3://minio.example/b"), "us-east-1");
+    }
+
+    #[test]
     fn what_is_no_location_is_refused() {
         for text in [
             "s3://",
@@ -276,6 +386,8 @@ mod tests {
             "s3://host/b b/p",
             "s3://host/b//p",
             "s3://host/b/%2e%2e/p",
+            "s3://host/b/%2e%2e%2fp",
+            "s3://host/b/p%2f%2e",
             "s3://host/b/./p",
             "s3://host/b/p/..",
             "s3://host/b/p%0a",

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -113,6 +113,8 @@ pub(crate) struct Call {
     host: Host,
     begun: Instant,
     last_milliseconds: Arc<AtomicU64>,
+    /// How many of its requests the host holds back at the moment.
+    held_back: Arc<AtomicUsize>,
 }
 
 impl Call {
@@ -121,13 +123,17 @@ impl Call {
             host,
             begun: Instant::now(),
             last_milliseconds: Arc::default(),
+            held_back: Arc::default(),
         }
     }
 
-    /// So many bytes of objects have moved.
+    /// So many bytes of objects have moved. Where the user limits the rate this takes its time, and that is no silence of the server.
     pub(crate) fn moved(&self, bytes: usize) {
+        self.held_back.fetch_add(1, Ordering::SeqCst);
+        // Whoever else is served by this thread of the runtime goes to another.
+        tokio::task::block_in_place(|| self.host.progress(bytes as u64));
         self.alive();
-        self.host.progress(bytes as u64);
+        self.held_back.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Something happened.
@@ -138,6 +144,9 @@ impl Call {
 
     /// How long nothing has happened.
     pub(crate) fn idle(&self) -> Duration {
+        if self.held_back.load(Ordering::SeqCst) > 0 {
+            return Duration::ZERO;
+        }
         let last = Duration::from_millis(self.last_milliseconds.load(Ordering::Relaxed));
         self.begun.elapsed().saturating_sub(last)
     }

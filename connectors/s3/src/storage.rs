@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Method;
 use plakar_plugin_api::{
-    Capabilities, Connector, Host, Level, ListPage, ObjectInfo, PutMode, PutOptions, Result, Settings,
-    check_key, check_prefix,
+    Capabilities, Connector, ErrorKind, Host, Level, ListPage, ObjectInfo, PutMode, PutOptions, Result,
+    Settings, check_key, check_prefix,
 };
 use tokio::sync::OnceCell;
 
@@ -25,6 +25,8 @@ pub struct S3Connector {
     host: Host,
     /// Whether the server is known to leave an object that exists as it is; empty until that was tried out.
     exclusive: OnceCell<bool>,
+    /// Whether the server shows at once what was stored, as it was last seen to do.
+    consistent: AtomicBool,
     /// Whether this handle has looked for uploads that others left.
     tidied: AtomicBool,
 }
@@ -55,6 +57,7 @@ impl Connector for S3Connector {
             client,
             host,
             exclusive: OnceCell::new(),
+            consistent: AtomicBool::new(true),
             tidied: AtomicBool::new(false),
         })
     }
@@ -63,7 +66,7 @@ impl Connector for S3Connector {
         Capabilities {
             atomic_put: true,
             durable_put: true,
-            strongly_consistent: true,
+            strongly_consistent: self.consistent.load(Ordering::Relaxed),
             exclusive_create: self.exclusive.get().copied().unwrap_or(false),
             max_object_bytes: MOST_OBJECT_BYTES,
             preferred_pack_bytes: 16 << 20,
@@ -75,6 +78,12 @@ impl Connector for S3Connector {
         self.client.wait(&self.host, async |call| {
             bucket::check_there(&self.client, call).await?;
             self.exclusive(call).await?;
+            match bucket::is_consistent(&self.client, call).await {
+                Ok(found) => self.consistent.store(found, Ordering::Relaxed),
+                // Who may not write cannot find out, and does not need to.
+                Err(error) if error.kind == ErrorKind::Permission => {}
+                Err(error) => return Err(error),
+            }
             bucket::end_abandoned_uploads(&self.client, call, &self.host).await;
             Ok(())
         })?;

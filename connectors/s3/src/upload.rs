@@ -201,7 +201,7 @@ fn kept_as(mut request: Request, storing: &Storing) -> Request {
 
 /// Adds the body. Its SHA-256 is in the signature, so the server refuses what arrives damaged; a bucket with a lock wants it in a
 /// header of its own.
-fn with_body(request: Request, bytes: &[u8], storing: &Storing) -> Request {
+pub(crate) fn with_body(request: Request, bytes: &[u8], storing: &Storing) -> Request {
     let hashed = storing.hashed || storing.lock.is_some();
     let request = request.body(Bytes::copy_from_slice(bytes), hashed);
     match request.digest.filter(|_| storing.lock.is_some()) {
