@@ -1,0 +1,325 @@
+//! What a user of the program meets when an S3 server, or the way to it, misbehaves: what it says, and that nothing is lost.
+
+mod s3_support;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use plakar_testkit::http_message::{Message, refusal, reply};
+use plakar_testkit::http_proxy::{Fault, HttpProxy, Rule};
+use plakar_testkit::s3_fake::S3Fake;
+use plakar_testkit::s3_server::S3Server;
+use plakar_testkit::{Image, Lab, Output, Run, assert_same};
+use rustix::process::{Pid, Signal, kill_process};
+use s3_support::{content, registry, wait_until};
+
+const PASSPHRASE: &str = "correct horse battery staple";
+
+/// A lab that calls a place `nas`.
+fn lab(location: &str, more: &str) -> Lab {
+    drop(registry()); // builds the connector beside the program
+    let lab = Lab::new();
+    let folder = lab.path("config/plakar");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(
+        folder.join("config.toml"),
+        format!("default = \"nas\"\n[repositories.nas]\nlocation = \"{location}\"\n{more}"),
+    )
+    .unwrap();
+    lab
+}
+
+fn run(lab: &Lab, server: &S3Server, words: &[&str]) -> Run {
+    lab.plain(words)
+        .env("S3_REPOSITORY_USER", server.access_key())
+        .env("S3_REPOSITORY_PASSWORD", server.secret_key())
+        .env("PLAKAR_PASSPHRASE", PASSPHRASE)
+}
+
+/// A folder of so many megabytes that no one can compress, each in a file of its own.
+fn source(lab: &Lab, name: &str, seeds: std::ops::Range<u64>) -> PathBuf {
+    let folder = lab.path(name);
+    fs::create_dir_all(&folder).unwrap();
+    for seed in seeds {
+        fs::write(folder.join(format!("{seed}")), content(seed, 1 << 20)).unwrap();
+    }
+    folder
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The failure, which is told on one line, with a hint at most.
+#[track_caller]
+fn failure(output: &Output, code: i32, words: &str) {
+    assert_eq!(output.code, Some(code), "{}", output.stderr);
+    let lines = output.stderr.lines().filter(|line| !line.starts_with("hint:"));
+    let lines: Vec<_> = lines.collect();
+    assert!(lines.len() == 1 && lines[0].contains(words), "{}", output.stderr);
+}
+
+fn answer(status: u16, code: &str, headers: &[&str]) -> Fault {
+    Fault::Answer(Box::new(refusal(status, code, headers)))
+}
+
+fn is_put(request: &Message, part: &str) -> bool {
+    request.method() == "PUT" && request.target().contains(part)
+}
+
+#[test]
+fn a_backup_through_many_faults_is_whole_and_made_once() {
+    let server = S3Server::garage();
+    let proxy = HttpProxy::before(server.endpoint());
+    let lab = lab(
+        &server.location_at(&proxy.endpoint(), "p"),
+        "tls = false\nrequest_timeout_seconds = 2\n",
+    );
+    let source = source(&lab, "source", 0..40);
+    let run = |words: &[&str]| run(&lab, &server, words);
+    run(&["create"]).ok();
+    for (method, part, fault) in [
+        ("PUT", "/packs/", answer(503, "SlowDown", &["Retry-After: 1"])),
+        ("PUT", "/packs/", answer(429, "TooManyRequests", &[])),
+        ("PUT", "/packs/", Fault::ResetBefore),
+        ("PUT", "/packs/", Fault::ResetAfter),
+        ("PUT", "/packs/", Fault::Silence),
+        ("PUT", "/packs/", Fault::Damage),
+        ("PUT", "/index/", answer(500, "InternalError", &[])),
+        ("PUT", "/index/", Fault::ResetAfter),
+        // The one request that makes the snapshot exist.
+        ("PUT", "/snapshots/", Fault::ResetAfter),
+    ] {
+        proxy.add(Rule::new(method, part, fault).times(1));
+    }
+    let backup = run(&["-json", "backup", text(&source)]).ok();
+    // Each fault is met; a slow machine may meet its own impatience besides.
+    let retries = backup.stdout.split("\"retries\":").nth(1).unwrap();
+    let retries: u64 = retries.split(',').next().unwrap().parse().unwrap();
+    assert!(retries >= 9, "{retries}");
+    assert_eq!(run(&["ls"]).ok().stdout.lines().count(), 1);
+    proxy.add(Rule::new("GET", "/packs/", Fault::CutBody(1000)).times(3));
+    run(&["check"]).ok();
+    let target = lab.path("restored");
+    proxy.add(Rule::new("GET", "/packs/", Fault::CutBody(70_000)).times(3));
+    run(&["restore", "-to", text(&target)]).ok();
+    assert_same(&Image::of(&source), &Image::of(&target));
+}
+
+#[test]
+fn credentials_that_expire_in_mid_run_are_told_and_the_next_backup_goes_on() {
+    let server = S3Server::garage();
+    let proxy = HttpProxy::before(server.endpoint());
+    let lab = lab(&server.location_at(&proxy.endpoint(), "p"), "tls = false\n");
+    let source = source(&lab, "source", 0..80);
+    let run = |words: &[&str]| run(&lab, &server, words);
+    run(&["create"]).ok();
+    proxy.add(Rule::new("PUT", "/packs/", Fault::Delay(Duration::ZERO)).times(2));
+    proxy.add(Rule::new("PUT", "/packs/", answer(400, "ExpiredToken", &[])));
+    failure(&run(&["backup", "-quiet", text(&source)]).output(), 77, "expired");
+    assert_eq!(run(&["ls"]).ok().stdout, "");
+    proxy.reset();
+    run(&["backup", text(&source)]).ok();
+    let packs = proxy
+        .seen()
+        .iter()
+        .filter(|request| is_put(request, "/packs/"))
+        .count();
+    assert!((1..=4).contains(&packs), "two of five packs were there: {packs}");
+    run(&["check"]).ok();
+}
+
+#[test]
+fn an_interrupted_backup_leaves_no_upload_and_the_next_one_works() {
+    let server = S3Server::garage();
+    let proxy = HttpProxy::before(server.endpoint());
+    let lab = lab(
+        &server.location_at(&proxy.endpoint(), "p"),
+        "tls = false\nmultipart_threshold_mib = 5\nmultipart_part_mib = 5\n",
+    );
+    let source = source(&lab, "source", 0..40);
+    let run = |words: &[&str]| run(&lab, &server, words);
+    run(&["create"]).ok();
+    proxy.add(Rule::new("PUT", "partNumber=2", Fault::Silence));
+    let child = run(&["backup", text(&source)]).spawn();
+    wait_until("a part is on its way", || {
+        proxy.seen().iter().any(|request| is_put(request, "partNumber=2"))
+    });
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{words}");
+    let info = server
+        .command(&["bucket", "info", server.bucket()])
+        .to_ascii_lowercase();
+    let uploads: Vec<_> = info.lines().filter(|line| line.contains("multipart")).collect();
+    assert!(uploads.is_empty(), "{uploads:?}");
+    proxy.reset();
+    run(&["backup", text(&source)]).ok();
+    run(&["check"]).ok();
+}
+
+#[test]
+fn two_backups_at_the_same_time_are_both_whole() {
+    let server = S3Server::garage();
+    let lab = lab(&server.location("p"), "tls = false\n");
+    let run = |words: &[&str]| run(&lab, &server, words);
+    run(&["create"]).ok();
+    // Half of each is what the other has too.
+    let sources = [source(&lab, "one", 0..40), source(&lab, "two", 20..60)];
+    let children = sources
+        .each_ref()
+        .map(|source| run(&["backup", text(source)]).spawn());
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    run(&["check"]).ok();
+    for source in &sources {
+        let target = lab.path("restored");
+        let words = ["restore", "-root", text(source), "-to", text(&target)];
+        run(&words).ok();
+        assert_same(&Image::of(source), &Image::of(&target));
+        fs::remove_dir_all(&target).unwrap();
+    }
+}
+
+#[test]
+fn a_full_server_is_told_at_once_and_the_next_backup_works_with_space() {
+    let server = S3Server::garage();
+    let lab = lab(&server.location("p"), "tls = false\n");
+    let run = |words: &[&str]| run(&lab, &server, words);
+    let quota =
+        |size: &str| drop(server.command(&["bucket", "set-quotas", "--max-size", size, server.bucket()]));
+    run(&["create"]).ok();
+    let small = source(&lab, "small", 0..4);
+    run(&["backup", text(&small)]).ok();
+    quota("30MiB");
+    let large = source(&lab, "large", 100..160);
+    failure(&run(&["backup", "-quiet", text(&large)]).output(), 73, "quota");
+    run(&["check"]).ok();
+    quota("none");
+    run(&["backup", text(&large)]).ok();
+    run(&["check"]).ok();
+    assert_eq!(run(&["ls"]).ok().stdout.lines().count(), 2);
+}
+
+#[test]
+fn a_proxy_is_used_but_not_for_this_machine() {
+    let server = S3Server::garage();
+    let lab = lab(&server.location("p"), "tls = false\n");
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for variable in ["http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
+        let run = |words: &[&str]| run(&lab, &server, words).env(variable, format!("http://{nobody}"));
+        failure(&run(&["ls"]).output(), 66, "no repository");
+    }
+    // Names that only the proxy can know.
+    let proxy = HttpProxy::before(server.endpoint());
+    let far = format!("location = \"s3://minio.example:9000/{}/p\"", server.bucket());
+    let config = lab.path("config/plakar/config.toml");
+    fs::write(
+        config,
+        format!("default = \"nas\"\n[repositories.nas]\n{far}\ntls = false\n"),
+    )
+    .unwrap();
+    let run =
+        |words: &[&str]| run(&lab, &server, words).env("HTTP_PROXY", format!("http://{}", proxy.endpoint()));
+    run(&["create"]).ok();
+    let source = source(&lab, "source", 0..2);
+    run(&["backup", text(&source)]).ok();
+    run(&["check"]).ok();
+    assert!(!proxy.seen().is_empty());
+}
+
+#[test]
+fn a_machine_without_certificates_can_do_without_tls_and_is_told_what_tls_takes() {
+    let server = S3Server::garage();
+    let lab = lab(&server.location("p"), "tls = false\n");
+    let bare = |run: Run| {
+        run.env("SSL_CERT_FILE", "/nonexistent/file")
+            .env("SSL_CERT_DIR", "/nonexistent/folder")
+    };
+    bare(run(&lab, &server, &["create"])).ok();
+    let location = server.location("p");
+    let output = bare(run(&lab, &server, &["at", &location, "ls"])).output();
+    failure(&output, 78, "tls_ca_file");
+}
+
+#[test]
+fn a_server_that_lists_late_is_refused_by_create() {
+    let fake = S3Fake::start();
+    fake.state().stale = Some(std::collections::BTreeMap::new());
+    let lab = lab(
+        &fake.location("p"),
+        "tls = false\nanonymous = true\nregion = \"r\"\n",
+    );
+    let run = |words: &[&str]| lab.plain(words).env("PLAKAR_PASSPHRASE", PASSPHRASE);
+    failure(
+        &run(&["create"]).output(),
+        69,
+        "does not show at once what was stored",
+    );
+    assert!(fake.state().objects.is_empty());
+    fake.state().stale = None;
+    run(&["create"]).ok();
+}
+
+#[test]
+fn without_keys_those_of_the_machine_sign_at_amazon() {
+    let server = S3Server::garage();
+    // The metadata of the machine, and a way to Amazon that leads elsewhere.
+    let machine = HttpProxy::before(server.endpoint());
+    let keys = format!(
+        "{{\"AccessKeyId\":\"{}\",\"SecretAccessKey\":\"{}\",\"Token\":\"tuna\",\"Expiration\":\"2999-01-01T00:00:00Z\"}}",
+        server.access_key(),
+        server.secret_key()
+    );
+    for (method, part, body) in [
+        ("PUT", "/latest/api/token", "ticket"),
+        ("GET", "/security-credentials/backup", &keys),
+        ("GET", "/security-credentials/", "backup"),
+    ] {
+        machine.add(Rule::new(
+            method,
+            part,
+            Fault::Answer(Box::new(reply(200, &[], body))),
+        ));
+    }
+    let lab = lab(
+        &format!("s3://s3.eu-west-3.amazonaws.com/{}/p", server.bucket()),
+        "tls = false\nregion = \"garage\"\nvirtual_hosted = false\n",
+    );
+    let run = |words: &[&str]| {
+        let machine = format!("http://{}", machine.endpoint());
+        lab.plain(words)
+            .env("PLAKAR_PASSPHRASE", PASSPHRASE)
+            .env("AWS_METADATA_ENDPOINT", &machine)
+            .env("HTTP_PROXY", machine)
+            .env("NO_PROXY", "127.0.0.1")
+    };
+    run(&["create"]).ok();
+    assert_eq!(run(&["ls"]).ok().stdout, "");
+    let requests = machine.seen();
+    let signed = requests
+        .iter()
+        .filter(|request| request.header("x-amz-security-token") == Some("tuna"));
+    assert!(signed.count() > 5);
+    assert!(
+        requests
+            .iter()
+            .any(|request| request.target().contains("s3.garage.amazonaws.com"))
+    );
+}
+
+#[test]
+fn without_credentials_nobody_is_asked_for_any() {
+    let lab = lab("s3://s3.eu-west-3.amazonaws.com/bucket", "");
+    let run = lab.plain(["ls"]).env("AWS_EC2_METADATA_DISABLED", "true");
+    failure(&run.output(), 77, "S3_REPOSITORY_USER");
+}
