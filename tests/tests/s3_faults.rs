@@ -429,7 +429,7 @@ fn wrong_locations_and_settings_are_refused_when_opening() {
 #[test]
 fn a_server_killed_while_an_object_is_written_leaves_it_whole_or_absent() {
     let mut server = S3Server::garage();
-    let settings = with(&server.settings(), &[("request_timeout_seconds", "5")]);
+    let settings = with(&server.settings(), &[("request_timeout_seconds", "30")]);
     let storage = Arc::new(open(&server.location("p"), &settings));
     storage.probe().unwrap();
     let bytes = content(7, 48 << 20);
