@@ -36,7 +36,7 @@ use crate::ui::json::ProblemEvent;
 const METADATA_CACHE_BYTES: u64 = 2 << 30;
 
 /// How long a call to another machine may show no life. A disk of this one may have to wake up.
-const FAR_TIMEOUT: Duration = Duration::from_mins(2);
+pub(crate) const FAR_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The options and what they lead to.
 #[derive(Debug)]

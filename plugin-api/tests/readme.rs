@@ -104,6 +104,10 @@ enum Fault {
     LosesLongKeys,
     OneRangeAtATime,
     LosesBigObjects,
+    ListsOldSizes,
+    StatAnswersForAnother,
+    PanicsInDelete,
+    FailsToClose,
     /// Not a fault: it replaces on `Create`, and says so.
     ModestAndReplaces,
 }
@@ -141,6 +145,7 @@ impl Target for Broken {
         match self.fault {
             Fault::HidesFromListings => page.objects.retain(|object| !object.key.contains("listed/19")),
             Fault::ListsUnordered => page.objects.sort_by_key(|object| object.key.replace('/', "\0")),
+            Fault::ListsOldSizes => page.objects.iter_mut().for_each(|object| object.size_bytes += 1),
             Fault::ForgetsToPage => page.more = false,
             Fault::MissesWhileWriting => {
                 let passing = page.objects.iter().position(|object| object.size_bytes == 7);
@@ -160,6 +165,10 @@ impl Target for Broken {
             Err(_) if self.fault == Fault::MissingIsEmpty => Ok(ObjectInfo {
                 key: key.into(),
                 size_bytes: 0,
+            }),
+            Ok(found) if self.fault == Fault::StatAnswersForAnother => Ok(ObjectInfo {
+                key: format!("{key}-"),
+                ..found
             }),
             other => other,
         }
@@ -210,6 +219,7 @@ impl Target for Broken {
     fn delete(&self, key: &str) -> Result<()> {
         match self.fault {
             Fault::DeleteIsLazy => Ok(()),
+            Fault::PanicsInDelete => panic!("delete? never"),
             Fault::DeleteMissingFails => self.inner.stat(key).and_then(|_| self.inner.delete(key)),
             _ => self.inner.delete(key),
         }
@@ -217,6 +227,13 @@ impl Target for Broken {
 
     fn space(&self) -> Result<Option<Space>> {
         self.inner.space()
+    }
+
+    fn close(&self) -> Result<()> {
+        if self.fault == Fault::FailsToClose {
+            return Err(Error::new(ErrorKind::Other, "still busy"));
+        }
+        self.inner.close()
     }
 
     fn cancel(&self) -> bool {
@@ -273,6 +290,16 @@ fn the_suite_catches_each_fault() {
             Fault::LosesBigObjects,
             "an object as large as a pack comes back unchanged",
         ),
+        (Fault::ListsOldSizes, "an object is listed as soon as it is put"),
+        (
+            Fault::StatAnswersForAnother,
+            "an object is readable as soon as it is put",
+        ),
+        (Fault::PanicsInDelete, "deleting works, also of what is missing"),
+        (
+            Fault::FailsToClose,
+            "a handle is closed in good order, and others go on",
+        ),
     ];
     for (fault, behaviour) in faults {
         let place = Place::new();
@@ -284,7 +311,23 @@ fn the_suite_catches_each_fault() {
             report.failures().any(|verdict| verdict.name == behaviour),
             "{fault:?} was not caught:\n{report}"
         );
+        let longest = report.to_string().lines().map(str::len).max();
+        assert!(longest < Some(400), "{fault:?} is not told in a line:\n{report}");
     }
+}
+
+#[test]
+fn each_verdict_is_told_when_it_is_reached() {
+    let place = Place::new();
+    let mut told = Vec::new();
+    let open = || -> Result<Box<dyn Target>> {
+        Ok(Box::new(Broken {
+            inner: place.open()?,
+            fault: Fault::ShortReads,
+        }))
+    };
+    let report = conformance::run_telling(&open, &mut |verdict| told.push(verdict.clone()));
+    assert_eq!(told, report.verdicts);
 }
 
 /// A connector whose `put` is seen while it is half done.

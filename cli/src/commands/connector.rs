@@ -5,11 +5,11 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use plakar_core::plugin::{self, ConnectorEntry, ConnectorInfo};
+use plakar_core::plugin::{self, ConnectorEntry, ConnectorInfo, HostOptions};
 use plakar_plugin_api::conformance::{Outcome, Verdict};
 use serde_json::json;
 
-use crate::context::{Context, host_options, shown_location};
+use crate::context::{Context, FAR_TIMEOUT, host_options, shown_location};
 use crate::engine_errors::connector_error;
 use crate::error::{CommandError, Exit};
 use crate::passphrase::shown;
@@ -216,12 +216,18 @@ impl CheckArgs {
         let place = context.place_of(OsStr::new(&self.location))?;
         let registry = context.registry()?;
         let settings = context.settings_of(&place)?;
-        let report = plugin::check(&registry, &place.location, &settings, &host_options());
+        // Each verdict is seen when it is reached: with a connector that hangs, the next one takes a while.
+        let mut tell = |verdict: &Verdict| {
+            tell_verdict(context, verdict);
+            context.output.flush();
+        };
+        let options = HostOptions {
+            request_timeout: FAR_TIMEOUT,
+            ..host_options()
+        };
+        let report = plugin::check_telling(&registry, &place.location, &settings, &options, &mut tell);
         drop(settings);
         let report = report.map_err(|error| connector_error(&error))?;
-        for verdict in &report.verdicts {
-            tell_verdict(context, verdict);
-        }
         let (failed, all) = (report.failures().count() as u64, report.verdicts.len() as u64);
         let location = shown_location(&place.location);
         let event =

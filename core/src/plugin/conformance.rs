@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use plakar_plugin_api as api;
-use plakar_plugin_api::conformance::{Report, Target, run};
+use plakar_plugin_api::conformance::{Report, Target, Verdict, run_telling};
 
 use super::adapter::PluginStorage;
 use super::error::PluginError;
@@ -19,12 +19,24 @@ pub fn check(
     settings: &BTreeMap<String, String>,
     options: &HostOptions,
 ) -> Result<Report, PluginError> {
+    check_telling(registry, location, settings, options, &mut |_| {})
+}
+
+/// Like [`check`], and tells each verdict as soon as it is reached.
+pub fn check_telling(
+    registry: &Registry,
+    location: &str,
+    settings: &BTreeMap<String, String>,
+    options: &HostOptions,
+    tell: &mut dyn FnMut(&Verdict),
+) -> Result<Report, PluginError> {
     drop(registry.open_connector(location, settings, options)?); // errors of opening come as what they are
-    Ok(run(
+    Ok(run_telling(
         &|| match registry.open_connector(location, settings, options) {
             Ok(storage) => Ok(Box::new(OpenLocation(storage))),
             Err(error) => Err(api::Error::new(api::ErrorKind::Other, error.to_string())),
         },
+        tell,
     ))
 }
 
@@ -96,6 +108,10 @@ impl Target for OpenLocation {
             total_bytes: space.total_bytes,
             available_bytes: space.available_bytes,
         }))
+    }
+
+    fn close(&self) -> api::Result<()> {
+        self.0.close().map_err(plain)
     }
 
     fn cancel(&self) -> bool {

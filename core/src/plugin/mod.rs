@@ -17,7 +17,7 @@ mod registry_file;
 mod verify;
 
 pub use adapter::PluginStorage;
-pub use conformance::check;
+pub use conformance::{check, check_telling};
 pub use error::PluginError;
 pub use load::ConnectorInfo;
 pub use open::HostOptions;

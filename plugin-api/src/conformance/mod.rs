@@ -13,6 +13,7 @@ pub use report::{Outcome, Report, Verdict};
 pub use target::{ConnectorTarget, Target};
 
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -85,40 +86,53 @@ const CHECKS: &[(&str, Check)] = &[
         sharing::cancellation,
     ),
     ("space is told where it is known", objects::space),
+    (
+        "a handle is closed in good order, and others go on",
+        sharing::closing,
+    ),
 ];
 
 /// Runs every check on the place that `open` gives handles to.
 pub fn run(open: &Opener<'_>) -> Report {
-    let begun = Instant::now();
-    let area = match Area::new(open) {
-        Ok(area) => area,
-        Err(error) => {
-            let outcome = Outcome::Fail {
-                why: describe(&error),
-            };
-            return Report {
-                verdicts: vec![Verdict {
-                    name: "the place opens",
-                    outcome,
-                    elapsed: begun.elapsed(),
-                }],
-            };
-        }
+    run_telling(open, &mut |_| {})
+}
+
+/// Like [`run`], and tells each verdict as soon as it is reached: a call that hangs is seen in what is not told.
+pub fn run_telling(open: &Opener<'_>, tell: &mut dyn FnMut(&Verdict)) -> Report {
+    let mut report = Report::default();
+    let mut note = |verdict: Verdict| {
+        tell(&verdict);
+        report.verdicts.push(verdict);
     };
-    let mut verdicts: Vec<Verdict> = CHECKS
-        .iter()
-        .map(|(name, check)| verdict(name, *check, &area))
-        .collect();
-    verdicts.push(verdict("nothing stays behind", listing::clean_up, &area));
-    Report { verdicts }
+    let begun = Instant::now();
+    match Area::new(open) {
+        Ok(area) => {
+            for (name, check) in CHECKS {
+                note(verdict(name, *check, &area));
+            }
+            note(verdict("nothing stays behind", listing::clean_up, &area));
+        }
+        Err(error) => note(Verdict {
+            name: "the place opens",
+            outcome: Outcome::Fail {
+                why: describe(&error),
+            },
+            elapsed: begun.elapsed(),
+        }),
+    }
+    report
 }
 
 fn verdict(name: &'static str, check: Check, area: &Area<'_>) -> Verdict {
     let begun = Instant::now();
-    let outcome = match check(area) {
-        Ok(()) => Outcome::Pass,
-        Err(Stop::Fail(why)) => Outcome::Fail { why },
-        Err(Stop::Skip(why)) => Outcome::Skipped { why },
+    // Called directly, a connector's panic comes up to here; through a host it is an error.
+    let outcome = match catch_unwind(AssertUnwindSafe(|| check(area))) {
+        Ok(Ok(())) => Outcome::Pass,
+        Ok(Err(Stop::Fail(why))) => Outcome::Fail { why },
+        Ok(Err(Stop::Skip(why))) => Outcome::Skipped { why },
+        Err(_) => Outcome::Fail {
+            why: "the connector panicked".into(),
+        },
     };
     Verdict {
         name,
@@ -149,6 +163,18 @@ fn fail<T>(why: impl Into<String>) -> std::result::Result<T, Stop> {
 
 fn ensure(holds: bool, why: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { fail(why()) }
+}
+
+/// Wants exactly these bytes; says how others differ.
+fn ensure_bytes(got: &[u8], wanted: &[u8], what: impl FnOnce() -> String) -> Checked {
+    if got == wanted {
+        return Ok(());
+    }
+    let what = what();
+    match got.iter().zip(wanted).position(|(got, wanted)| got != wanted) {
+        Some(place) => fail(format!("{what}: byte {place} of {} is wrong", wanted.len())),
+        None => fail(format!("{what}: {} bytes came, not {}", got.len(), wanted.len())),
+    }
 }
 
 /// Wants the error kind `wanted` and nothing else.

@@ -1,7 +1,8 @@
 //! Behaviours of single objects: put, read, replace, delete.
 
 use super::{
-    Area, BIG_OBJECT_BYTES, Checked, MAX_OBJECT_BYTES, Stop, content, ensure, ensure_refused, put_options,
+    Area, BIG_OBJECT_BYTES, Checked, MAX_OBJECT_BYTES, Stop, content, ensure, ensure_bytes, ensure_refused,
+    put_options,
 };
 use crate::error::ErrorKind;
 use crate::types::{PutMode, PutOptions};
@@ -43,16 +44,16 @@ pub(super) fn read_after_write(area: &Area<'_>) -> Checked {
         let key = area.key(&format!("read/{round}"));
         let bytes = content(round, 10_000);
         area.put(&key, &bytes, PutMode::Create)?;
-        ensure(area.read(&key)? == bytes, || {
-            "the handle that wrote reads other bytes".into()
-        })?;
+        ensure_bytes(&area.read(&key)?, &bytes, || "the handle that wrote".into())?;
         let other = area.other()?;
-        ensure(other.stat(&key)?.size_bytes == 10_000, || {
-            "a new handle sees another size".into()
+        let found = other.stat(&key)?;
+        ensure(found.size_bytes == 10_000, || {
+            format!("stat gives {} bytes for 10000", found.size_bytes)
         })?;
-        ensure(other.get(&key, 0, 10_000)? == bytes, || {
-            "a new handle reads other bytes".into()
+        ensure(found.key == key, || {
+            format!("stat of {key} answers for {}", found.key)
         })?;
+        ensure_bytes(&other.get(&key, 0, 10_000)?, &bytes, || "a new handle".into())?;
     }
     Ok(())
 }
@@ -122,11 +123,14 @@ pub(super) fn ranges(area: &Area<'_>) -> Checked {
     ];
     let past: &[(usize, usize)] = &[(50, 0), (end, 0), (end, 1), (end + 1, 1), (end + (1 << 40), 10)];
     for &(offset, length) in wanted.iter().chain(past) {
-        let expected = bytes.iter().copied().skip(offset.min(most)).take(length);
+        let expected: Vec<u8> = bytes
+            .iter()
+            .copied()
+            .skip(offset.min(most))
+            .take(length)
+            .collect();
         let got = area.target.get(&key, offset as u64, length)?;
-        ensure(got.iter().copied().eq(expected), || {
-            format!("offset {offset}, length {length}: wrong bytes")
-        })?;
+        ensure_bytes(&got, &expected, || format!("offset {offset}, length {length}"))?;
     }
     let got = area.target.get(&key, i64::MAX as u64, 1)?;
     ensure(got.is_empty(), || "the largest offset gives bytes".into())
@@ -155,7 +159,7 @@ pub(super) fn big_object(area: &Area<'_>) -> Checked {
     let key = area.key("big");
     let bytes = content(11, length);
     area.put(&key, &bytes, PutMode::Create)?;
-    ensure(area.read(&key)? == bytes, || "other bytes came back".into())?;
+    ensure_bytes(&area.read(&key)?, &bytes, || "other bytes came back".into())?;
     let tail = area.target.get(&key, (length - 1000) as u64, 5000)?;
     ensure(bytes.ends_with(&tail) && tail.len() == 1000, || {
         "its end is wrong".into()

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{Area, BIG_OBJECT_BYTES, Checked, Stop, Target, content, ensure, fail, put_options};
+use super::{
+    Area, BIG_OBJECT_BYTES, Checked, Stop, Target, content, ensure, ensure_bytes, fail, put_options,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::PutMode;
 
@@ -141,11 +143,9 @@ pub(super) fn parallel_ranges(area: &Area<'_>) -> Checked {
         together.wait();
         for step in 0..4 {
             let offset = (reader * 4 + step) * (LENGTH / READERS / 4) + reader;
-            let wanted = bytes.iter().skip(offset).take(70_000);
+            let wanted: Vec<u8> = bytes.iter().copied().skip(offset).take(70_000).collect();
             let got = area.target.get(&key, offset as u64, 70_000)?;
-            ensure(got.iter().eq(wanted), || {
-                format!("reader {reader} at {offset}: wrong bytes")
-            })?;
+            ensure_bytes(&got, &wanted, || format!("reader {reader} at {offset}"))?;
         }
         Ok(())
     };
@@ -221,4 +221,18 @@ pub(super) fn cancellation(area: &Area<'_>) -> Checked {
         Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+pub(super) fn closing(area: &Area<'_>) -> Checked {
+    let (key, bytes) = (area.key("closed"), content(61, 10_000));
+    let closed = area.other()?;
+    closed.put(&key, &bytes, put_options(&bytes, PutMode::Create))?;
+    closed.close()?;
+    ensure(area.read(&key)? == bytes, || {
+        "another handle does not read what the closed one put".into()
+    })?;
+    drop(closed);
+    ensure(area.other()?.get(&key, 0, bytes.len())? == bytes, || {
+        "a new handle does not read what the closed one put".into()
+    })
 }

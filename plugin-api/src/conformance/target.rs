@@ -36,6 +36,10 @@ pub trait Target: Send + Sync {
     fn delete(&self, key: &str) -> Result<()>;
     /// See [`Connector::space`].
     fn space(&self) -> Result<Option<Space>>;
+    /// See [`Connector::close`].
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
     /// Tells the calls on this handle to end, from now on; `false` when there is no way to.
     fn cancel(&self) -> bool;
 }
@@ -104,6 +108,10 @@ impl<C: Connector> Target for ConnectorTarget<C> {
 
     fn space(&self) -> Result<Option<Space>> {
         self.connector.space()
+    }
+
+    fn close(&self) -> Result<()> {
+        self.connector.close()
     }
 
     fn cancel(&self) -> bool {
