@@ -15,7 +15,7 @@ plakar_plugin_api::export_connector! {
 }
 
 /// How much is written between two looks at whether the host wants to stop.
-const STEP_BYTES: usize = 4 << 20;
+const STEP_BYTES: usize = 1 << 20;
 
 /// An open shelf.
 #[derive(Debug)]
