@@ -47,6 +47,8 @@ impl Adaptive {
 }
 
 impl Policy for Adaptive {
+    type Begun = ();
+
     fn before(&self, request: Request<'_>) -> Result<(), StorageError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.running + 1.0 > state.limit {
@@ -60,7 +62,7 @@ impl Policy for Adaptive {
         Ok(())
     }
 
-    fn after(&self, _request: Request<'_>, outcome: Result<u64, &StorageError>) {
+    fn after(&self, _request: Request<'_>, (): (), outcome: Result<u64, &StorageError>) {
         let now = self.pace.now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.running -= 1.0;
@@ -109,7 +111,7 @@ mod tests {
         let missing = StorageError::new(StorageErrorKind::NotFound, "read", "k", "no");
         let call = |outcome: Result<u64, &StorageError>| {
             adaptive.before(ANY).unwrap();
-            adaptive.after(ANY, outcome);
+            adaptive.after(ANY, (), outcome);
         };
         call(Err(&pressed));
         call(Err(&pressed));
@@ -139,7 +141,7 @@ mod tests {
                         most.fetch_max(now, std::sync::atomic::Ordering::SeqCst);
                         std::thread::yield_now();
                         running.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
-                        adaptive.after(ANY, Ok(0));
+                        adaptive.after(ANY, (), Ok(0));
                     }
                 });
             }

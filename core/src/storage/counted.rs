@@ -1,9 +1,11 @@
-//! Counts the calls that reach a storage, and the bytes they move.
+//! Counts the calls that reach a storage, and the bytes they move; and tells each to the log.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::layer::{Policy, Request, RequestKind};
+use super::pace::Pace;
 use super::{StorageError, StorageErrorKind};
 
 /// Running totals of what was asked of a storage, tries again included.
@@ -82,30 +84,52 @@ impl Traffic {
             RequestKind::Get => &self.gets,
             RequestKind::Put => &self.puts,
             RequestKind::Delete => &self.deletes,
-            RequestKind::Init | RequestKind::Space => &self.others,
+            RequestKind::Probe | RequestKind::Init | RequestKind::Space => &self.others,
         }
     }
 }
 
 /// Counts into totals that others read.
 #[derive(Debug)]
-pub struct Counted(pub Arc<Traffic>);
+pub struct Counted {
+    traffic: Arc<Traffic>,
+    pace: Pace,
+}
+
+impl Counted {
+    /// Counts in `traffic`, and takes the time by `pace`.
+    pub fn new(traffic: Arc<Traffic>, pace: Pace) -> Self {
+        Self { traffic, pace }
+    }
+}
 
 impl Policy for Counted {
-    fn before(&self, request: Request<'_>) -> Result<(), StorageError> {
-        self.0.of(request.kind).fetch_add(1, Ordering::Relaxed);
-        Ok(())
+    /// When it was.
+    type Begun = Duration;
+
+    fn before(&self, request: Request<'_>) -> Result<Duration, StorageError> {
+        self.traffic.of(request.kind).fetch_add(1, Ordering::Relaxed);
+        Ok(self.pace.now())
     }
 
-    fn after(&self, request: Request<'_>, outcome: Result<u64, &StorageError>) {
+    fn after(&self, request: Request<'_>, begun: Duration, outcome: Result<u64, &StorageError>) {
+        let Request {
+            kind,
+            subject,
+            sent_bytes: sent,
+        } = request;
+        let milliseconds = self.pace.now().saturating_sub(begun).as_millis();
         match outcome {
             Ok(received) => {
-                self.0.sent_bytes.fetch_add(request.sent_bytes, Ordering::Relaxed);
-                self.0.received_bytes.fetch_add(received, Ordering::Relaxed);
+                self.traffic.sent_bytes.fetch_add(sent, Ordering::Relaxed);
+                self.traffic.received_bytes.fetch_add(received, Ordering::Relaxed);
+                tracing::debug!(?kind, subject, sent, received, milliseconds, "request");
             }
-            Err(error) if error.kind == StorageErrorKind::NotFound => {}
-            Err(_) => {
-                self.0.failed.fetch_add(1, Ordering::Relaxed);
+            Err(error) => {
+                tracing::debug!(?kind, subject, sent, milliseconds, %error, "request failed");
+                if error.kind != StorageErrorKind::NotFound {
+                    self.traffic.failed.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
     }

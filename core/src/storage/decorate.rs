@@ -32,7 +32,10 @@ pub fn decorate(
 ) -> (Arc<dyn Storage>, Arc<Traffic>) {
     let most = storage.capabilities().concurrency;
     let traffic = Arc::new(Traffic::default());
-    let mut storage: Arc<dyn Storage> = Arc::new(Layer::new(storage, Counted(Arc::clone(&traffic))));
+    let mut storage: Arc<dyn Storage> = Arc::new(Layer::new(
+        storage,
+        Counted::new(Arc::clone(&traffic), pace.clone()),
+    ));
     if decoration.limits.any() {
         storage = Arc::new(Layer::new(storage, Limited::new(decoration.limits, pace.clone())));
     }

@@ -8,6 +8,8 @@ use super::{Capabilities, ListPage, ObjectInfo, PutOptions, Space, Storage, Stor
 /// Which call of a storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RequestKind {
+    /// `probe`.
+    Probe,
     /// `init`.
     Init,
     /// `list`: one page.
@@ -37,11 +39,14 @@ pub struct Request<'a> {
 
 /// What a decorator does around each call.
 pub trait Policy: Send + Sync + Debug {
+    /// What `after` needs to know of the beginning.
+    type Begun;
+
     /// Called first; may wait. An error stands for the call, which is not made.
-    fn before(&self, request: Request<'_>) -> Result<(), StorageError>;
+    fn before(&self, request: Request<'_>) -> Result<Self::Begun, StorageError>;
 
     /// Called when the call was made: with the bytes of content that came in, or with its error.
-    fn after(&self, request: Request<'_>, outcome: Result<u64, &StorageError>);
+    fn after(&self, request: Request<'_>, begun: Self::Begun, outcome: Result<u64, &StorageError>);
 }
 
 /// A storage with a policy around it.
@@ -68,9 +73,9 @@ impl<P: Policy> Layer<P> {
             subject,
             sent_bytes,
         };
-        self.policy.before(request)?;
+        let begun = self.policy.before(request)?;
         let result = work(&*self.inner);
-        self.policy.after(request, result.as_ref().map(received));
+        self.policy.after(request, begun, result.as_ref().map(received));
         result
     }
 }
@@ -82,6 +87,14 @@ impl<P: Policy> Storage for Layer<P> {
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
+    }
+
+    fn probe(&self) -> Result<Capabilities, StorageError> {
+        self.call(
+            (RequestKind::Probe, self.inner.location(), 0),
+            |_| 0,
+            |inner| inner.probe(),
+        )
     }
 
     fn init(&self) -> Result<(), StorageError> {

@@ -57,7 +57,10 @@ impl Limited {
 }
 
 impl Policy for Limited {
-    fn before(&self, request: Request<'_>) -> Result<(), StorageError> {
+    /// When it was.
+    type Begun = Duration;
+
+    fn before(&self, request: Request<'_>) -> Result<Duration, StorageError> {
         self.pay(self.requests.as_ref(), 1, request)?;
         if request.sent_bytes > 0 {
             self.pay(self.upload.as_ref(), request.sent_bytes, request)?;
@@ -65,13 +68,14 @@ impl Policy for Limited {
         if request.kind == RequestKind::Get {
             self.pay(self.download.as_ref(), 0, request)?;
         }
-        Ok(())
+        Ok(self.pace.now())
     }
 
-    fn after(&self, _request: Request<'_>, outcome: Result<u64, &StorageError>) {
-        // What comes in is known only now; the next read waits for it.
+    fn after(&self, _request: Request<'_>, begun: Duration, outcome: Result<u64, &StorageError>) {
+        // What comes in is known only now; the next read waits for it. The time that the call itself took counts: a connector that
+        // is held back as it reports progress has paid already.
         if let (Some(download), Ok(received)) = (&self.download, outcome) {
-            download.book(received, self.pace.now());
+            download.book(received, begun);
         }
     }
 }
@@ -137,6 +141,7 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pace::simulated;
     use super::*;
 
     #[test]
@@ -151,5 +156,43 @@ mod tests {
         );
         assert_eq!(rate.book(500, second(100)), second(100));
         assert_eq!(rate.book(500, second(100)), Duration::from_millis(100_500));
+    }
+    const READ: Request<'_> = Request {
+        kind: RequestKind::Get,
+        subject: "k",
+        sent_bytes: 0,
+    };
+
+    /// How long five reads of 1000 bytes take at 1000 bytes a second, when each takes `each` by itself.
+    fn five_reads(each: Duration) -> Duration {
+        let pace = simulated::pace();
+        let limits = Limits {
+            download_bytes: Some(1000),
+            ..Limits::default()
+        };
+        let limited = Limited::new(limits, pace.clone());
+        for _ in 0..5 {
+            let begun = limited.before(READ).unwrap();
+            pace.wait(each, "read", "k").unwrap();
+            limited.after(READ, begun, Ok(1000));
+        }
+        limited.before(READ).unwrap();
+        pace.now()
+    }
+
+    #[test]
+    fn what_a_read_took_by_itself_counts_as_paid() {
+        let second = Duration::from_secs;
+        assert_eq!(five_reads(second(0)), second(5));
+        assert_eq!(
+            five_reads(second(1)),
+            second(5),
+            "held back within the call, not again after it"
+        );
+        assert_eq!(
+            five_reads(second(3)),
+            second(15),
+            "the storage is slower than the limit"
+        );
     }
 }

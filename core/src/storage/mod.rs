@@ -156,6 +156,11 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// What the storage promises. Cheap: answered from what was learnt at opening.
     fn capabilities(&self) -> Capabilities;
 
+    /// Asks the storage itself what it promises, where that is known only once it was reached. The place must exist.
+    fn probe(&self) -> Result<Capabilities, StorageError> {
+        Ok(self.capabilities())
+    }
+
     /// Prepares an absent or empty location to hold objects; creates it where the storage can.
     /// A location that exists and is not empty is `AlreadyExists`.
     fn init(&self) -> Result<(), StorageError>;

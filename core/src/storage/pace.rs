@@ -27,7 +27,7 @@ impl Pace {
     }
 
     /// The monotonic clock.
-    pub(super) fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         Duration::from_nanos(self.environment.clock.monotonic_nanoseconds())
     }
 
@@ -70,5 +70,40 @@ impl Pace {
     pub(super) fn jittered(&self, duration: Duration) -> Duration {
         let [chance] = self.environment.random::<1>().unwrap_or([255]);
         duration / 2 + duration * u32::from(chance) / 510
+    }
+}
+
+/// Time for tests: it passes only while somebody waits.
+#[cfg(test)]
+pub(crate) mod simulated {
+    use std::sync::atomic::AtomicU64;
+
+    use super::{Arc, Duration, Environment, Ordering, Pace};
+    use crate::environment::{Clock, Timestamp};
+
+    #[derive(Default)]
+    struct Simulated(AtomicU64);
+
+    impl Clock for Simulated {
+        fn now(&self) -> Timestamp {
+            Timestamp::default()
+        }
+
+        fn monotonic_nanoseconds(&self) -> u64 {
+            self.0.load(Ordering::SeqCst)
+        }
+
+        fn sleep(&self, duration: Duration) {
+            let nanoseconds = u64::try_from(duration.as_nanos()).unwrap();
+            self.0.fetch_add(nanoseconds, Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn pace() -> Pace {
+        let environment = Environment {
+            clock: Arc::new(Simulated::default()),
+            ..Environment::system()
+        };
+        Pace::new(environment, None)
     }
 }

@@ -137,6 +137,10 @@ impl Storage for Retried {
         self.inner.capabilities()
     }
 
+    fn probe(&self) -> Result<Capabilities, StorageError> {
+        self.persist(|_| self.inner.probe())
+    }
+
     fn init(&self) -> Result<(), StorageError> {
         self.persist(|_| self.inner.init())
     }
