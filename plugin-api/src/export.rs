@@ -214,6 +214,8 @@ pub mod glue {
                     .take()
                     .map_or_else(String::new, |place| format!(" at {place}"));
                 let message = format!("the connector panicked{place}: {}", panic_text(payload.as_ref()));
+                // What was panicked with may panic in turn when it is dropped, and nothing would catch that: it is left.
+                let _left = Box::leak(payload);
                 RErr(Error::new(ErrorKind::Panicked, message).into())
             }
         }
@@ -253,6 +255,19 @@ pub mod glue {
             assert!(error.message.contains("out of cheese"), "{}", error.message);
             assert!(error.message.contains("export.rs"), "{}", error.message);
             assert_eq!(guard(|| Ok(5)).into_result().unwrap(), 5);
+        }
+
+        #[test]
+        fn a_panic_with_something_that_panics_when_dropped_is_one_error() {
+            struct Bomb;
+            impl Drop for Bomb {
+                fn drop(&mut self) {
+                    panic!("and again");
+                }
+            }
+            let outcome = guard(|| -> Result<()> { std::panic::panic_any(Bomb) });
+            let error = Error::from(outcome.into_result().unwrap_err());
+            assert!(error.message.contains("without a message"), "{}", error.message);
         }
 
         #[test]

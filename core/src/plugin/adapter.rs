@@ -8,7 +8,7 @@ use plakar_plugin_api as api;
 use plakar_plugin_api::abi::{RawCall, RawConnectorBox, RawResult};
 use plakar_plugin_api::abi_stable::std_types::{ROption, RSlice, RSliceMut};
 
-use super::calls::Calls;
+use super::calls::{Calls, Content};
 use super::error::{in_words, without_password};
 use super::load::ConnectorInfo;
 use super::open::{HostOptions, MAX_THREADS};
@@ -19,6 +19,12 @@ use crate::storage::{
 
 /// Reads larger than this first ask for the object's size, so that no buffer is larger than the object.
 const TRUSTED_LENGTH_BYTES: u64 = 64 << 20;
+
+/// Calls that move no object.
+const NO_CONTENT: Content = Content {
+    sent: false,
+    bytes: 0,
+};
 
 /// A location opened with a connector.
 #[derive(Debug)]
@@ -63,12 +69,6 @@ impl PluginStorage {
         &self.info
     }
 
-    /// Asks the storage itself whether it is there, and what it promises.
-    pub fn probe(&self) -> Result<Capabilities, StorageError> {
-        let found = self.call("open", &self.location, RawConnectorBox::probe)?;
-        Ok(plain_capabilities(&found.into()))
-    }
-
     /// Asks the connector to end all calls, present and future.
     pub fn cancel(&self) {
         self.calls.cancel();
@@ -81,8 +81,8 @@ impl PluginStorage {
         }
         self.call_within(
             self.close_timeout,
-            "close",
-            &self.location,
+            ("close", &self.location),
+            NO_CONTENT,
             RawConnectorBox::close,
         )
     }
@@ -93,24 +93,22 @@ impl PluginStorage {
         subject: &str,
         work: impl FnOnce(&RawConnectorBox, RawCall) -> RawResult<T> + Send + 'static,
     ) -> Result<T, StorageError> {
-        self.call_within(self.request_timeout, operation, subject, work)
+        self.call_within(self.request_timeout, (operation, subject), NO_CONTENT, work)
     }
 
     fn call_within<T: Send + 'static>(
         &self,
         patience: Duration,
-        operation: &'static str,
-        subject: &str,
+        (operation, subject): (&'static str, &str),
+        content: Content,
         work: impl FnOnce(&RawConnectorBox, RawCall) -> RawResult<T> + Send + 'static,
     ) -> Result<T, StorageError> {
         let timeout_ms = u64::try_from(patience.as_millis()).unwrap_or(0);
-        let answer = self
-            .pool
-            .call(patience, operation == "write", move |connector, call| {
-                work(connector, RawCall { timeout_ms, ..call })
-                    .into_result()
-                    .map_err(api::Error::from)
-            });
+        let answer = self.pool.call(patience, content, move |connector, call| {
+            work(connector, RawCall { timeout_ms, ..call })
+                .into_result()
+                .map_err(api::Error::from)
+        });
         match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(api::Error {
@@ -171,6 +169,11 @@ impl Storage for PluginStorage {
 
     fn capabilities(&self) -> Capabilities {
         self.capabilities.clone()
+    }
+
+    fn probe(&self) -> Result<Capabilities, StorageError> {
+        let found = self.call("open", &self.location, RawConnectorBox::probe)?;
+        Ok(plain_capabilities(&found.into()))
     }
 
     fn init(&self) -> Result<(), StorageError> {
@@ -240,23 +243,29 @@ impl Storage for PluginStorage {
         };
         let length = usize::try_from(length).map_err(unsupported)?;
         let owned = key.to_owned();
-        let (filled, mut buffer) = self.call("read", key, move |connector, call| {
-            // `vec!` takes zeroed pages and ends the program when there are none, so a large wish is tried out before.
-            let mut trial: Vec<u8> = Vec::new();
-            if length as u64 > TRUSTED_LENGTH_BYTES && trial.try_reserve_exact(length).is_err() {
-                let message = format!("there is no memory for {length} bytes");
-                return RawResult::RErr(api::Error::new(api::ErrorKind::Other, message).into());
-            }
-            drop(trial);
-            let mut buffer = vec![0; length];
-            let filled = connector.get_into(
-                call,
-                owned.as_str().into(),
-                offset,
-                RSliceMut::from_mut_slice(&mut buffer),
-            );
-            filled.map(|filled| (filled, buffer))
-        })?;
+        let content = Content {
+            sent: false,
+            bytes: length as u64,
+        };
+        let asked = ("read", key);
+        let (filled, mut buffer) =
+            self.call_within(self.request_timeout, asked, content, move |connector, call| {
+                // `vec!` takes zeroed pages and ends the program when there are none, so a large wish is tried out before.
+                let mut trial: Vec<u8> = Vec::new();
+                if length as u64 > TRUSTED_LENGTH_BYTES && trial.try_reserve_exact(length).is_err() {
+                    let message = format!("there is no memory for {length} bytes");
+                    return RawResult::RErr(api::Error::new(api::ErrorKind::Other, message).into());
+                }
+                drop(trial);
+                let mut buffer = vec![0; length];
+                let filled = connector.get_into(
+                    call,
+                    owned.as_str().into(),
+                    offset,
+                    RSliceMut::from_mut_slice(&mut buffer),
+                );
+                filled.map(|filled| (filled, buffer))
+            })?;
         if filled > buffer.len() as u64 {
             return Err(self.lied("read", key, "it returned more than asked"));
         }
@@ -275,7 +284,12 @@ impl Storage for PluginStorage {
             blake3: options.blake3,
         };
         let owned = key.to_owned();
-        self.call("write", key, move |connector, call| {
+        let content = Content {
+            sent: true,
+            bytes: bytes.len() as u64,
+        };
+        let asked = ("write", key);
+        self.call_within(self.request_timeout, asked, content, move |connector, call| {
             connector.put(
                 call,
                 owned.as_str().into(),

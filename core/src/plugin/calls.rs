@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use plakar_plugin_api::abi::{HostServices, HostServices_TO, RawHost};
+use plakar_plugin_api::abi::{HostServices, HostServices_TO, RawHost, beginning};
 use plakar_plugin_api::abi_stable::erased_types::TD_Opaque;
 use plakar_plugin_api::abi_stable::std_types::RStr;
 
+use super::open::HostOptions;
 use crate::storage::limited::Throttle;
 
 const WAITING: u8 = 0;
@@ -16,12 +17,22 @@ const RUNNING: u8 = 1;
 const DONE: u8 = 2;
 const ABANDONED: u8 = 3;
 
+/// The bytes of an object that a call moves: what the limits of the user are about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Content {
+    /// Whether they go to the storage.
+    pub(super) sent: bool,
+    pub(super) bytes: u64,
+}
+
 /// One call.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) id: u64,
-    /// Whether it carries bytes to the storage.
     sends: bool,
+    /// Bytes that may yet be reported as moved. A connector that reports more than there are counts wrongly, and would be held back
+    /// for it without end.
+    unreported_bytes: AtomicU64,
     phase: AtomicU8,
     /// When the connector last showed life, in milliseconds since `born`.
     alive_ms: AtomicU64,
@@ -85,6 +96,16 @@ impl Call {
         self.alive_ms
             .store(milliseconds_since(self.born), Ordering::SeqCst);
     }
+
+    /// Notes bytes that are said to have moved; gives how many of them can be believed.
+    fn report(&self, bytes: u64) -> u64 {
+        let before = self
+            .unreported_bytes
+            .update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.saturating_sub(bytes)
+            });
+        before.min(bytes)
+    }
 }
 
 /// All calls of one open connector.
@@ -98,15 +119,13 @@ pub(super) struct Calls {
     live: Mutex<HashMap<u64, Arc<Call>>>,
     cancelled: AtomicBool,
     cancelled_by_program: Option<Arc<AtomicBool>>,
+    /// How long a call may show no life once all are asked to end.
+    stopping_patience: Duration,
     throttle: Option<Arc<Throttle>>,
 }
 
 impl Calls {
-    pub(super) fn new(
-        connector: String,
-        cancelled_by_program: Option<Arc<AtomicBool>>,
-        throttle: Option<Arc<Throttle>>,
-    ) -> Self {
+    pub(super) fn new(connector: String, options: &HostOptions) -> Self {
         Self {
             connector,
             born: Instant::now(),
@@ -114,17 +133,19 @@ impl Calls {
             next_id: AtomicU64::new(1),
             live: Mutex::default(),
             cancelled: AtomicBool::new(false),
-            cancelled_by_program,
-            throttle,
+            cancelled_by_program: options.cancelled.clone(),
+            stopping_patience: options.close_timeout,
+            throttle: options.throttle.clone(),
         }
     }
 
     /// Registers a new call.
-    pub(super) fn start(&self, sends: bool) -> Arc<Call> {
+    pub(super) fn start(&self, content: Content) -> Arc<Call> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let call = Call {
             id,
-            sends,
+            sends: content.sent,
+            unreported_bytes: AtomicU64::new(content.bytes),
             phase: AtomicU8::new(WAITING),
             alive_ms: AtomicU64::new(0),
             born: Instant::now(),
@@ -163,6 +184,24 @@ impl Calls {
         self.cancelled.store(true, Ordering::SeqCst);
     }
 
+    /// Whether all calls are asked to end.
+    fn are_cancelled(&self) -> bool {
+        let by_program = || {
+            let flag = self.cancelled_by_program.as_ref();
+            flag.is_some_and(|flag| flag.load(Ordering::SeqCst))
+        };
+        self.cancelled.load(Ordering::SeqCst) || by_program()
+    }
+
+    /// How long a call may show no life now: whoever wants to stop does not wait for one that hangs.
+    pub(super) fn patience(&self, usual: Duration) -> Duration {
+        if self.are_cancelled() {
+            usual.min(self.stopping_patience)
+        } else {
+            usual
+        }
+    }
+
     /// The host as the connector sees it.
     pub(super) fn as_host(self: &Arc<Self>) -> RawHost {
         HostServices_TO::from_value(HostSide(Arc::clone(self)), TD_Opaque)
@@ -186,7 +225,9 @@ struct HostSide(Arc<Calls>);
 impl HostServices for HostSide {
     fn log(&self, level: u8, target: RStr<'_>, message: RStr<'_>) {
         let connector = self.0.connector.as_str();
-        let (target, message) = (target.as_str(), message.as_str());
+        // One line each, whatever the connector says.
+        let line = |text: RStr<'_>| beginning(text.as_str()).replace(char::is_control, " ");
+        let (target, message) = (line(target), line(message));
         match level {
             1 => tracing::error!(target: "plakar_connector", connector, part = target, "{message}"),
             2 => tracing::warn!(target: "plakar_connector", connector, part = target, "{message}"),
@@ -198,16 +239,12 @@ impl HostServices for HostSide {
 
     fn cancelled(&self, call: u64) -> bool {
         let calls = &self.0;
-        let by_program = calls
-            .cancelled_by_program
-            .as_ref()
-            .is_some_and(|flag| flag.load(Ordering::SeqCst));
         let given_up = || {
             calls
                 .find(call)
                 .is_some_and(|call| call.phase.load(Ordering::SeqCst) == ABANDONED)
         };
-        by_program || calls.cancelled.load(Ordering::SeqCst) || given_up()
+        calls.are_cancelled() || given_up()
     }
 
     /// Here a call is held back when the user limits the rate: the connector goes on when this returns.
@@ -219,8 +256,49 @@ impl HostServices for HostSide {
         };
         alive();
         if let Some(throttle) = &self.0.throttle {
-            throttle.moved(call.sends, bytes, alive);
+            throttle.moved(call.sends, call.report(bytes), alive);
             alive();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::limited::Limits;
+    use crate::storage::pace::simulated;
+
+    #[test]
+    fn a_connector_that_counts_wrongly_is_not_held_back_for_more_than_there_is() {
+        let pace = simulated::pace();
+        let limits = Limits {
+            upload_bytes: Some(1000),
+            ..Limits::default()
+        };
+        let options = HostOptions {
+            throttle: Some(Arc::new(Throttle::new(limits, pace.clone()))),
+            ..HostOptions::default()
+        };
+        let calls = Arc::new(Calls::new("wrong".into(), &options));
+        let host = HostSide(Arc::clone(&calls));
+        let send = |reports: &[u64]| {
+            let before = pace.now();
+            let call = calls.start(Content {
+                sent: true,
+                bytes: 5000,
+            });
+            for &bytes in reports {
+                host.progress(call.id, bytes);
+            }
+            calls.forget(&call);
+            host.progress(call.id, u64::MAX);
+            pace.now() - before
+        };
+        // The last step is not waited for: the next call is.
+        assert_eq!(send(&[1000; 5]).as_secs(), 4);
+        // A sum up to now in place of what is new, and nonsense.
+        for wrong in [&[1000, 2000, 3000, 4000, 5000][..], &[u64::MAX; 3]] {
+            assert!(send(wrong).as_secs() <= 6);
         }
     }
 }

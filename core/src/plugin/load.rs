@@ -107,13 +107,20 @@ fn checked_module(path: &Path, header: &'static LibHeader) -> Result<ConnectorMo
 fn describe(module: ConnectorModuleRef, library: PathBuf, hash: blake3::Hash) -> ConnectorInfo {
     let info = module.info()();
     ConnectorInfo {
-        name: info.name.into(),
-        version: info.version.into(),
+        name: printable(&info.name),
+        version: printable(&info.version),
         schemes: info.schemes.into_iter().map(Into::into).collect(),
         library,
         abi: format!("1.{}", info.abi_minor),
         blake3: hash.to_hex().to_string(),
     }
+}
+
+/// What a connector calls itself, fit for a message and for the name of a thread (which a NUL would end the program for).
+fn printable(text: &str) -> String {
+    const MOST_CHARACTERS: usize = 64;
+    let shown = |character: char| if character.is_control() { '?' } else { character };
+    text.chars().take(MOST_CHARACTERS).map(shown).collect()
 }
 
 /// The loader's errors can be pages long: the whole goes to the debug log, one line to the user.
@@ -142,5 +149,17 @@ fn one_line(path: &Path, error: &LibraryError) -> PluginError {
         LibraryError::InvalidAbiHeader(_) => PluginError::incompatible(path, "it uses another abi_stable"),
         LibraryError::RootModule { .. } => PluginError::incompatible(path, "its own start-up failed"),
         _ => PluginError::incompatible(path, "its plugin boundary is not this program's"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn a_connector_cannot_name_itself_into_trouble() {
+        assert_eq!(printable("sftp 1.2"), "sftp 1.2");
+        assert_eq!(printable("a\0b\n\u{1b}[2J"), "a?b??[2J");
+        assert_eq!(printable(&"é".repeat(1000)).chars().count(), 64);
     }
 }

@@ -30,7 +30,7 @@ pub struct HostOptions {
     pub open_timeout: Duration,
     /// How long a call may show no life (a call that reports progress is alive).
     pub request_timeout: Duration,
-    /// How long closing may take.
+    /// How long closing may take, and how long a call may show no life once the program is to stop.
     pub close_timeout: Duration,
     /// When the program sets this, connectors are asked to end their calls.
     pub cancelled: Option<Arc<AtomicBool>>,
@@ -72,11 +72,11 @@ pub(super) fn open(
         })
         .collect();
     let (scheme, wanted) = (scheme.to_owned(), location.to_owned());
-    let (cancelled, throttle) = (options.cancelled.clone(), options.throttle.clone());
+    let own_options = options.clone();
     let (info, calls, connector, capabilities) = with_deadline(location, options.open_timeout, move || {
         let loaded = load(verified)?;
         check_scheme(&loaded.info, &scheme)?;
-        let calls = Arc::new(Calls::new(loaded.info.name.clone(), cancelled, throttle));
+        let calls = Arc::new(Calls::new(loaded.info.name.clone(), &own_options));
         let (connector, capabilities) = call_open(&loaded, &wanted, &settings, &calls)?;
         Ok((loaded.info, calls, connector, capabilities))
     })?;

@@ -6,12 +6,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bounded};
 use plakar_plugin_api::abi::{RawCall, RawConnectorBox};
 
-use super::calls::{Abandoned, Call, Calls};
+use super::calls::{Abandoned, Call, Calls, Content};
+
+/// How long a wait goes on without looking whether the program is to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The open connector. Only worker threads hold it, so that its end, too, runs (and may hang) on one of them.
 pub(super) type Connector = Arc<RawConnectorBox>;
@@ -101,17 +104,17 @@ impl Pool {
             .inspect_err(|_| self.shared.threads().serving -= 1)
     }
 
-    /// Runs `work` on a thread of the pool and waits, as long as it shows life within `patience`. `sends`: it carries bytes to the storage.
+    /// Runs `work` on a thread of the pool and waits, as long as it shows life within `patience`.
     pub(super) fn call<T: Send + 'static>(
         &self,
         patience: Duration,
-        sends: bool,
+        content: Content,
         work: impl FnOnce(&RawConnectorBox, RawCall) -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
         if self.shared.threads().serving == 0 {
             return Err(NoAnswer::AllHang);
         }
-        let call = self.shared.calls.start(sends);
+        let call = self.shared.calls.start(content);
         let (answer, answered) = bounded(1);
         let work = Box::new(move |connector: &RawConnectorBox, call: RawCall| {
             // A caller that has given up has dropped its end.
@@ -130,10 +133,16 @@ impl Pool {
 
     /// Puts a job in the queue. A full queue is waited for as long as the calls before show life.
     fn queue(&self, mut job: Job, patience: Duration) -> bool {
+        let begun = Instant::now();
         loop {
-            job = match self.jobs.send_timeout(job, patience) {
+            job = match self.jobs.send_timeout(job, patience.min(LOOK_EVERY)) {
                 Ok(()) => return true,
-                Err(SendTimeoutError::Timeout(job)) if self.shared.calls.silent_for() < patience => job,
+                Err(SendTimeoutError::Timeout(job))
+                    if begun.elapsed().min(self.shared.calls.silent_for())
+                        < self.shared.calls.patience(patience) =>
+                {
+                    job
+                }
                 Err(SendTimeoutError::Timeout(_) | SendTimeoutError::Disconnected(_)) => return false,
             };
         }
@@ -151,8 +160,10 @@ impl Pool {
 
     fn wait<T>(&self, call: &Call, patience: Duration, answered: &Receiver<T>) -> Result<T, NoAnswer> {
         loop {
-            let left = patience.saturating_sub(self.silent_for(call));
-            match answered.recv_timeout(left) {
+            let left = patience.saturating_sub(self.silent_for(call)).min(LOOK_EVERY);
+            let waited = answered.recv_timeout(left);
+            let patience = self.shared.calls.patience(patience);
+            match waited {
                 Ok(answer) => return Ok(answer),
                 Err(RecvTimeoutError::Disconnected) => return Err(NoAnswer::Broken),
                 Err(RecvTimeoutError::Timeout) if self.silent_for(call) < patience => {}

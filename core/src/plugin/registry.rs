@@ -154,7 +154,7 @@ impl Registry {
         Ok(Arc::new(self.open_connector(location, settings, options)?))
     }
 
-    /// Like [`open`](Self::open), for who needs more than a [`Storage`]: `probe`, `cancel`, `close`.
+    /// Like [`open`](Self::open), for who needs more than a [`Storage`]: `cancel`, `close`.
     pub fn open_connector(
         &self,
         location: &str,

@@ -14,6 +14,15 @@ const DURABLE_PUT: u64 = 1 << 1;
 const STRONGLY_CONSISTENT: u64 = 1 << 2;
 const EXCLUSIVE_CREATE: u64 = 1 << 3;
 
+/// What is taken of a connector's message: a line for a person is shorter, and a page of it must not fill the memory.
+const MAX_MESSAGE_BYTES: usize = 4096;
+
+/// The beginning of a text from the other side, as much of it as anybody would read.
+pub fn beginning(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_MESSAGE_BYTES))
+        .unwrap_or_default()
+}
+
 macro_rules! kinds {
     ($($kind:ident),*) => {
         impl From<ErrorKind> for RawErrorKind {
@@ -75,7 +84,7 @@ impl From<RawError> for Error {
             .map(Duration::from_millis);
         Self {
             kind,
-            message: format!("{}{note}", raw.message),
+            message: format!("{}{note}", beginning(&raw.message)),
             retry_after,
         }
     }
@@ -228,6 +237,15 @@ mod tests {
                 assert_eq!(Error::from(RawError::from(error.clone())), error);
             }
         }
+    }
+
+    #[test]
+    fn a_message_without_end_is_cut_between_two_characters() {
+        let error = Error::new(ErrorKind::Auth, "é".repeat(1 << 20));
+        let there = Error::from(RawError::from(error));
+        assert_eq!(there.kind, ErrorKind::Auth);
+        assert_eq!(there.message, "é".repeat(MAX_MESSAGE_BYTES / 2));
+        assert_eq!(beginning("aé").len(), 3);
     }
 
     #[test]

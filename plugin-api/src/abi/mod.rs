@@ -26,6 +26,7 @@ mod module;
 mod traits;
 mod types;
 
+pub use convert::beginning;
 pub use error::{RawError, RawErrorKind, RawErrorKind_NE};
 pub use module::{ABI_MINOR, ConnectorModule, ConnectorModuleRef, RawPluginInfo};
 pub use traits::{HostServices, HostServices_TO, RawConnector, RawConnector_TO};
