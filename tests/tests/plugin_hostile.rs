@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use plakar_core::environment::Environment;
 use plakar_core::plugin::{HostOptions, PluginError};
+use plakar_core::repository::{CreateError, CreateOptions, Repository};
 use plakar_core::storage::{Storage, StorageError, StorageErrorKind};
+use plakar_testkit::engine::{back_up, check_all, create};
+use plakar_testkit::random;
 use plugin_support::{impatient, message, misbehaving, open_with, put, settings};
 
 fn failure<T: std::fmt::Debug>(outcome: Result<T, StorageError>, kind: StorageErrorKind, words: &str) {
@@ -217,6 +221,29 @@ fn the_program_can_cancel_calls_under_way() {
 }
 
 #[test]
+fn a_program_that_is_to_stop_does_not_wait_for_calls_that_hang() {
+    let flag = Arc::new(AtomicBool::new(false));
+    let options = HostOptions {
+        cancelled: Some(Arc::clone(&flag)),
+        request_timeout: Duration::from_hours(1),
+        ..impatient()
+    };
+    let storage = misbehaving()
+        .registry()
+        .open("hostile://x", &settings(&[("fault", "hang-get")]), &options)
+        .unwrap();
+    thread::scope(|scope| {
+        // More than there are threads and places in the queue.
+        let calls: Vec<_> = (0..6).map(|_| scope.spawn(|| storage.get("x", 0, 1))).collect();
+        thread::sleep(Duration::from_millis(100));
+        flag.store(true, Ordering::SeqCst);
+        for call in calls {
+            assert_eq!(call.join().unwrap().unwrap_err().kind, StorageErrorKind::Timeout);
+        }
+    });
+}
+
+#[test]
 fn a_slow_call_that_shows_progress_is_not_given_up() {
     let storage = open_with("slow-progress").unwrap();
     put(storage.as_ref(), "a", b"slow").unwrap();
@@ -329,6 +356,83 @@ fn calls_wait_for_their_turn_behind_slow_ones_that_show_progress() {
             assert_eq!(caller.join().unwrap().unwrap(), b"slow");
         }
     });
+}
+
+#[test]
+fn a_message_without_end_is_cut() {
+    let error = open_with("endless-error").unwrap().list("", "", 1).unwrap_err();
+    assert_eq!(error.kind, StorageErrorKind::Auth);
+    assert!(
+        error.message.starts_with("no, no, ") && error.message.len() <= 4096,
+        "{} bytes",
+        error.message.len()
+    );
+}
+
+#[test]
+fn threads_that_go_on_after_their_call_and_panic_change_nothing() {
+    let storage = open_with("report-late").unwrap();
+    for round in 0..20 {
+        put(storage.as_ref(), &format!("k{round}"), b"x").unwrap();
+    }
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(storage.list("", "", 100).unwrap().objects.len(), 20);
+}
+
+#[test]
+fn a_storage_that_does_not_promise_what_is_needed_is_refused() {
+    for (fault, promise) in [
+        ("not-atomic", "whole or not at all"),
+        ("not-atomic-after-all", "whole or not at all"),
+        ("late-listing", "listed once it is stored"),
+        ("small-objects", "as large as a pack"),
+    ] {
+        let created = Repository::create(
+            open_with(fault).unwrap(),
+            CreateOptions::default(),
+            Environment::system(),
+        );
+        let error = created.map(drop).unwrap_err();
+        assert!(matches!(error, CreateError::Unfit { .. }), "{fault}: {error}");
+        assert!(error.to_string().contains(promise), "{fault}: {error}");
+    }
+}
+
+#[test]
+fn what_a_connector_loses_without_a_word_is_found_by_check() {
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("file"), random::bytes(1, 300_000)).unwrap();
+    for fault in [
+        "none",
+        "lose-packs",
+        "empty-packs",
+        "short-packs",
+        "flipped-packs",
+    ] {
+        let repository = create(open_with(fault).unwrap(), None);
+        let report = back_up(&repository, source.path());
+        // It may be noticed in the backup itself; if not, the check must notice.
+        if let Ok(report) = report {
+            assert_eq!(report.problem_count, 0);
+            assert_eq!(
+                check_all(&repository).unwrap().is_damaged(),
+                fault != "none",
+                "{fault}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_not_there_after_all_is_no_success() {
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("file"), b"small").unwrap();
+    let repository = create(open_with("lose-snapshots").unwrap(), None);
+    let error = back_up(&repository, source.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("has it not") && error.contains("snapshots/"),
+        "{error}"
+    );
 }
 
 fn thread_count() -> usize {

@@ -9,7 +9,7 @@ use crate::crypto::{CryptoError, Passphrase};
 use crate::environment::{EntropyError, Environment};
 use crate::format::config::{ChunkerSettings, Compression, Config};
 use crate::id::RepositoryId;
-use crate::storage::{PutMode, PutOptions, Storage, StorageError, StorageErrorKind};
+use crate::storage::{Capabilities, PutMode, PutOptions, Storage, StorageError, StorageErrorKind};
 
 use super::slots::store_slot;
 use super::{OpenError, OpenOptions, Repository};
@@ -90,10 +90,6 @@ impl Repository {
         prepare(storage.as_ref())?;
         let repository_id = RepositoryId(environment.random()?);
         let master = MasterKey::new(*Zeroizing::new(environment.random::<32>()?));
-        let pack_bytes = storage
-            .capabilities()
-            .preferred_pack_bytes
-            .clamp(1 << 16, 128 << 20);
         let config = Config {
             repository_id,
             created: environment.clock.now(),
@@ -101,7 +97,7 @@ impl Repository {
             chunker: options.chunker,
             compression: options.compression,
             frame_bytes: FRAME_BYTES,
-            pack_bytes: u32::try_from(pack_bytes).unwrap_or(32 << 20),
+            pack_bytes: u32::try_from(pack_bytes(storage.as_ref())).unwrap_or(32 << 20),
             public_master_key: options.passphrase.is_none().then(|| *master.as_bytes()),
         };
         let keys = Keys::derive(&master, repository_id);
@@ -138,8 +134,14 @@ impl Repository {
 
 /// Checks the storage's promises and that nothing is there. What an interrupted creation left (key slots and no `config`) is cleared away.
 fn prepare(storage: &dyn Storage) -> Result<(), CreateError> {
+    check_promises(storage, &storage.capabilities())?;
+    make_room(storage)?;
+    // Some storages know only once they are there.
+    check_promises(storage, &storage.probe()?)
+}
+
+fn check_promises(storage: &dyn Storage, capabilities: &Capabilities) -> Result<(), CreateError> {
     let location = storage.location().to_owned();
-    let capabilities = storage.capabilities();
     for (kept, promise) in [
         (
             capabilities.atomic_put,
@@ -149,11 +151,28 @@ fn prepare(storage: &dyn Storage) -> Result<(), CreateError> {
             capabilities.strongly_consistent,
             "that an object can be read and listed once it is stored",
         ),
+        (
+            capabilities.max_object_bytes >= pack_bytes(storage),
+            "that an object can be as large as a pack",
+        ),
     ] {
         if !kept {
             return Err(CreateError::Unfit { location, promise });
         }
     }
+    Ok(())
+}
+
+/// How large packs are to be in this storage.
+fn pack_bytes(storage: &dyn Storage) -> u64 {
+    storage
+        .capabilities()
+        .preferred_pack_bytes
+        .clamp(1 << 16, 128 << 20)
+}
+
+fn make_room(storage: &dyn Storage) -> Result<(), CreateError> {
+    let location = storage.location().to_owned();
     match storage.init() {
         Ok(()) => Ok(()),
         Err(error) if error.kind == StorageErrorKind::AlreadyExists => {

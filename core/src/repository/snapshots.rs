@@ -151,6 +151,21 @@ impl Repository {
             Err(error) if error.kind == StorageErrorKind::AlreadyExists => {}
             result => result?,
         }
+        self.confirm(&key, size)?;
         Ok(size)
+    }
+
+    /// Asks once for what makes a snapshot exist: with a storage that only says that it stores, no later check would miss anything.
+    fn confirm(&self, key: &str, size: u64) -> Result<(), StorageError> {
+        let lost = |what: &str| {
+            let why = format!("the storage said that it is stored, and {what}; do not trust this storage");
+            StorageError::new(StorageErrorKind::Other, "find", key, why)
+        };
+        match self.storage().stat(key) {
+            Ok(found) if found.size_bytes == size => Ok(()),
+            Ok(found) => Err(lost(&format!("has {} bytes of {size}", found.size_bytes))),
+            Err(error) if error.kind == StorageErrorKind::NotFound => Err(lost("has it not")),
+            Err(error) => Err(error),
+        }
     }
 }

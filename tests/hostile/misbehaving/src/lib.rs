@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::thread::{park, sleep};
+use std::thread::{park, sleep, spawn};
 use std::time::Duration;
 
 use plakar_plugin_api::{
@@ -55,18 +55,25 @@ impl Connector for Misbehaving {
             panic!("no idea");
         }
         Capabilities {
-            atomic_put: true,
+            atomic_put: !self.is("not-atomic"),
             durable_put: false,
-            strongly_consistent: true,
+            strongly_consistent: !self.is("late-listing"),
             exclusive_create: false,
-            max_object_bytes: 1 << 30,
+            max_object_bytes: if self.is("small-objects") {
+                1 << 20
+            } else {
+                1 << 30
+            },
             preferred_pack_bytes: 32 << 20,
             concurrency: if self.is("greedy") { u32::MAX } else { 2 },
         }
     }
 
     fn probe(&self) -> Result<Capabilities> {
-        Ok(self.capabilities())
+        Ok(Capabilities {
+            atomic_put: !self.is("not-atomic-after-all"),
+            ..self.capabilities()
+        })
     }
 
     fn init(&self) -> Result<()> {
@@ -76,6 +83,9 @@ impl Connector for Misbehaving {
     fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<ListPage> {
         if self.is("panic-list") {
             panic!("list? what list?");
+        }
+        if self.is("endless-error") {
+            return Err(Error::new(ErrorKind::Auth, "no, ".repeat(16 << 20)));
         }
         let objects = self.objects.lock().unwrap();
         let mut objects: Vec<ObjectInfo> = objects
@@ -164,6 +174,18 @@ impl Connector for Misbehaving {
                 let _objects = self.objects.lock();
                 panic!("with the lock held");
             }
+            "lose-packs" if key.starts_with("packs/") => return Ok(()),
+            "lose-snapshots" if key.starts_with("snapshots/") => return Ok(()),
+            "report-late" => {
+                let host = self.host.for_this_call();
+                spawn(move || {
+                    for _ in 0..20 {
+                        host.progress(u64::MAX);
+                        sleep(Duration::from_millis(1));
+                    }
+                    panic!("a thread of its own had enough");
+                });
+            }
             "ask-to-wait" => {
                 return Err(
                     Error::new(ErrorKind::Transient, "slow down").retry_after(Duration::from_millis(1500))
@@ -171,10 +193,16 @@ impl Connector for Misbehaving {
             }
             _ => {}
         }
-        self.objects
-            .lock()
-            .unwrap()
-            .insert(key.to_owned(), bytes.to_vec());
+        let mut bytes = bytes.to_vec();
+        if key.starts_with("packs/") {
+            match self.fault.as_str() {
+                "empty-packs" => bytes.clear(),
+                "short-packs" => drop(bytes.pop()),
+                "flipped-packs" => bytes.iter_mut().skip(100).take(1).for_each(|byte| *byte ^= 1),
+                _ => {}
+            }
+        }
+        self.objects.lock().unwrap().insert(key.to_owned(), bytes);
         Ok(())
     }
 
