@@ -219,7 +219,7 @@ impl Target for Broken {
     fn delete(&self, key: &str) -> Result<()> {
         match self.fault {
             Fault::DeleteIsLazy => Ok(()),
-            Fault::PanicsInDelete => panic!("delete? never"),
+            Fault::PanicsInDelete => std::panic::panic_any("delete? never"),
             Fault::DeleteMissingFails => self.inner.stat(key).and_then(|_| self.inner.delete(key)),
             _ => self.inner.delete(key),
         }
