@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use super::{Area, Checked, ensure, fail, put_options};
+use super::{Area, AtTheEnd, Checked, ensure, fail, put_options};
 use crate::error::Result;
 use crate::types::PutMode;
 
@@ -196,12 +196,15 @@ pub(super) fn while_others_write(area: &Area<'_>) -> Checked {
     };
     thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let written = come_and_go();
-            rounds.fetch_add(ROUNDS, Ordering::SeqCst); // also after a failure nobody waits for more
-            written
+            // Also after a failure nobody waits for more.
+            let _end = AtTheEnd(|| {
+                rounds.fetch_add(ROUNDS, Ordering::SeqCst);
+            });
+            come_and_go()
         });
+        let end = AtTheEnd(|| seen.store(true, Ordering::SeqCst));
         let looked = look();
-        seen.store(true, Ordering::SeqCst);
+        drop(end);
         writer.join().unwrap_or_else(|_| fail("the writer panicked"))?;
         looked
     })

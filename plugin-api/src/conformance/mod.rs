@@ -165,6 +165,15 @@ fn ensure(holds: bool, why: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { fail(why()) }
 }
 
+/// Does something at the end of its scope, also when that is a panic: others wait for it.
+struct AtTheEnd<F: Fn()>(F);
+
+impl<F: Fn()> Drop for AtTheEnd<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// Wants exactly these bytes; says how others differ.
 fn ensure_bytes(got: &[u8], wanted: &[u8], what: impl FnOnce() -> String) -> Checked {
     if got == wanted {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{
-    Area, BIG_OBJECT_BYTES, Checked, Stop, Target, content, ensure, ensure_bytes, fail, put_options,
+    Area, AtTheEnd, BIG_OBJECT_BYTES, Checked, Stop, Target, content, ensure, ensure_bytes, fail, put_options,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::PutMode;
@@ -34,8 +34,9 @@ fn watch(
             .into_iter()
             .map(|reader| scope.spawn(move || watch_one(reader)))
             .collect();
+        let end = AtTheEnd(|| done.store(true, Ordering::SeqCst));
         let written = write();
-        done.store(true, Ordering::SeqCst);
+        drop(end);
         for watcher in watching {
             watcher.join().unwrap_or_else(|_| fail("a reader panicked"))?;
         }
