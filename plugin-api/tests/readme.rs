@@ -216,6 +216,7 @@ impl Target for Broken {
         self.inner.put(key, bytes, PutOptions { mode, ..options })
     }
 
+    #[expect(clippy::panic, reason = "a connector that panics is one of the faults")]
     fn delete(&self, key: &str) -> Result<()> {
         match self.fault {
             Fault::DeleteIsLazy => Ok(()),

@@ -200,8 +200,8 @@ fn aws(host: &str) -> Option<(Server, Option<String>)> {
 /// Whether it looks like `eu-west-1`, not like `accelerate` or `external-1`.
 fn is_region(name: &str) -> bool {
     let parts: Vec<&str> = name.split('-').collect();
-    let is_number = |part: &&&str| part.bytes().all(|byte| byte.is_ascii_digit());
-    parts.len() >= 3 && parts.last().filter(is_number).is_some()
+    let is_number = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
+    parts.len() >= 3 && parts.last().is_some_and(is_number)
 }
 
 fn with_port(host: &str, port: Option<u16>) -> String {

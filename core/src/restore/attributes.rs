@@ -11,6 +11,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::environment::Timestamp;
+use crate::format::snapshot::Snapshot;
 use crate::format::tree::{Entry, EntryKind, Xattr};
 
 /// What this process may set, and whom names mean here.
@@ -84,10 +85,10 @@ fn times(modified: Timestamp) -> Timestamps {
 }
 
 impl Attributes {
-    pub(super) fn new(permissions: bool, with_xattrs: bool) -> Self {
+    pub(super) fn new(permissions: bool, snapshot: &Snapshot) -> Self {
         Self {
             permissions,
-            with_xattrs,
+            with_xattrs: snapshot.with_xattrs,
             root: rustix::process::geteuid().is_root(),
             users: Mutex::default(),
             groups: Mutex::default(),

@@ -222,7 +222,7 @@ pub fn restore(
     } else {
         Target::open(&options.target)?
     };
-    let attributes = Attributes::new(options.permissions, snapshot.with_xattrs);
+    let attributes = Attributes::new(options.permissions, snapshot);
     let (fetch_in, fetch_out) = unbounded::<Fetch>();
     let mut shared = Shared {
         repository,
