@@ -12,8 +12,8 @@ use crate::place::Place;
 use crate::protocol::{Kind, Name};
 use crate::session::Session;
 
-/// Folders read at the same time, ahead of the walk.
-const MAX_AHEAD: usize = 16;
+/// Folders read at the same time, ahead of the walk: every snapshot has one, and each takes two round trips.
+const MAX_AHEAD: usize = 64;
 /// A page that asks for few objects does not read far ahead: one folder for so many objects.
 const OBJECTS_PER_FOLDER: usize = 32;
 /// How long the rest of a listing is kept for the next page.
