@@ -61,8 +61,11 @@ refuses() {
 }
 
 begin "plakar"
-CARGO_TARGET_DIR=${target%/plugins} cargo build -q --locked -p plakar -p plakar-connector-fs -p plakar-connector-sftp \
-    -p plakar-connector-s3 -p plakar-hostile-odd-scheme -p plakar-hostile-wrong-abi
+# Unless all was just built together: alone, the same sources are compiled once more.
+if [ -z "${PLAKAR_TESTS_BUILT:-}" ]; then
+    CARGO_TARGET_DIR=${target%/plugins} cargo build -q --locked -p plakar -p plakar-connector-fs -p plakar-connector-sftp \
+        -p plakar-connector-s3 -p plakar-hostile-odd-scheme -p plakar-hostile-wrong-abi
+fi
 program=${target%/plugins}/debug
 PATH=$program:$PATH
 
