@@ -30,7 +30,18 @@ pub fn check_telling(
     options: &HostOptions,
     tell: &mut dyn FnMut(&Verdict),
 ) -> Result<Report, PluginError> {
-    drop(registry.open_connector(location, settings, options)?); // errors of opening come as what they are
+    // That it cannot be opened, or is not there, is no verdict on a connector.
+    let storage = registry.open_connector(location, settings, options)?;
+    if let Err(error) = storage.list("", "", 1)
+        && error.kind == StorageErrorKind::NotFound
+    {
+        return Err(PluginError::Open {
+            location: storage.location().to_owned(),
+            kind: error.kind,
+            message: error.message,
+        });
+    }
+    drop(storage);
     Ok(run_telling(
         &|| match registry.open_connector(location, settings, options) {
             Ok(storage) => Ok(Box::new(OpenLocation(storage))),
