@@ -16,7 +16,7 @@ use crate::storage::Storage;
 const BUNDLED_REGISTRY: &str = "connectors.toml";
 
 /// Schemes served by bundled libraries, and the names of those.
-const BUNDLED: &[(&str, &str)] = &[("fs", "fs"), ("file", "fs"), ("sftp", "sftp"), ("s3", "s3")];
+const BUNDLED: &[(&str, &str)] = &[("file", "fs"), ("fs", "fs"), ("sftp", "sftp"), ("s3", "s3")];
 
 /// All connectors the program knows.
 #[derive(Debug, Default)]
