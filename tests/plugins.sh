@@ -265,7 +265,7 @@ for pair in "$program/libplakar_connector_fs.so=fs://$HOME/fs" "$sqlite=sqlite:/
     says "${pair#*=} works" "$target/frozen/debug/plakar-frozen-host" "${pair%%=*}" "${pair#*=}"
 done
 for name in sftp s3; do
-    says "serves [$name]" "$target/frozen/debug/plakar-frozen-host" "$program/libplakar_connector_$name.so"
+    says "serves [\"$name\"]" "$target/frozen/debug/plakar-frozen-host" "$program/libplakar_connector_$name.so"
 done
 refuses 1 "another layout" "$target/frozen/debug/plakar-frozen-host" "$program/libplakar_hostile_wrong_abi.so"
 
