@@ -103,7 +103,7 @@ fn a_read_only_file_system_is_permission_and_can_be_read_needs_root() {
             error == rustix::io::Errno::BUSY && begun.elapsed().as_secs() < 20,
             "cannot remount: {error}"
         );
-        thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     let storage = connector(&mounted.0);
     for error in [
