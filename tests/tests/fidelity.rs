@@ -958,6 +958,12 @@ fn a_dry_run_of_backup_and_restore_writes_nothing() {
     let output = restore(&lab, &lab.path("restored"), &["-dry-run", &id]).ok();
     assert!(output.stdout.contains("folder/deeper/large"), "{}", output.stdout);
     assert!(!lab.path("restored").exists());
+    // What the real one would refuse is refused.
+    fs::create_dir(lab.path("restored")).unwrap();
+    fs::write(lab.path("restored/folder"), "in the way").unwrap();
+    restore(&lab, &lab.path("restored"), &["-dry-run", &id]).fails(73, "folder");
+    let file = lab.path("restored/folder");
+    restore(&lab, &file, &["-dry-run", "-overwrite", "always", &id]).fails(73, "folder");
 }
 
 #[test]
@@ -1008,15 +1014,79 @@ fn skip_permissions_leaves_modes_and_owners_to_the_system() {
     root_only();
     let lab = Lab::with_repository();
     let tree = Tree::new(lab.path("source"));
-    let file = tree.file("file", "1");
+    let file = tree.file("folder/file", "1");
+    fs::hard_link(&file, tree.path("folder/again")).unwrap();
     set_owner(&file, 1234, 1234);
     set_mode(&file, 0o4700);
+    set_mode(&tree.path("folder"), 0o511);
     let id = lab.backup([tree.root()]);
-    restore(&lab, &lab.path("restored"), &["-skip-permissions", &id]).ok();
-    let metadata = lab.path("restored/file").metadata().unwrap();
-    assert_eq!((metadata.uid(), metadata.gid()), (0, 0));
-    assert_eq!(metadata.mode() & 0o7000, 0);
-    assert_eq!(fs::read(lab.path("restored/file")).unwrap(), b"1");
+    let mode_of = |path: &Path| path.symlink_metadata().unwrap().mode() & 0o7777;
+    // As is, and below a folder that gives what is made in it an access control list.
+    for acl in [false, true] {
+        let target = lab.path(format!("restored-{acl}"));
+        fs::create_dir(&target).unwrap();
+        if acl {
+            set_inherited(&target);
+        }
+        fs::create_dir(target.join("usual")).unwrap();
+        fs::write(target.join("usual/file"), "2").unwrap();
+        restore(&lab, &target, &["-skip-permissions", &id]).ok();
+        let is_usual = || {
+            let owner = |path: &Path| path.metadata().map(|metadata| (metadata.uid(), metadata.gid()));
+            assert_eq!(
+                owner(&target.join("folder/file")).unwrap(),
+                owner(&target.join("usual/file")).unwrap()
+            );
+            assert_eq!(mode_of(&target.join("folder")), mode_of(&target.join("usual")));
+            for name in ["folder/file", "folder/again"] {
+                assert_eq!(mode_of(&target.join(name)), mode_of(&target.join("usual/file")));
+                assert_eq!(fs::read(target.join(name)).unwrap(), b"1");
+            }
+        };
+        is_usual();
+        // What a killed one leaves is finished by the next.
+        set_mode(&target.join("folder"), 0o1700);
+        fs::write(target.join("folder/file"), "").unwrap();
+        set_mode(&target.join("folder/file"), 0o1200);
+        if !acl {
+            restore(&lab, &target, &["-skip-permissions", "-overwrite", "never", &id]).ok();
+            is_usual();
+        }
+    }
+}
+
+#[test]
+fn what_a_killed_restore_left_is_finished_and_nothing_else_is_touched() {
+    root_only();
+    let lab = Lab::with_repository();
+    let tree = Tree::new(lab.path("source"));
+    for name in ["torn", "whole", "theirs", "marked"] {
+        set_mode(&tree.file(format!("folder/{name}"), "as it was"), 0o640);
+    }
+    set_mode(&tree.path("folder/marked"), 0o1200);
+    set_mode(&tree.path("folder"), 0o751);
+    let id = lab.backup([tree.root()]);
+    for mode in ["never", "if-newer"] {
+        let target = lab.path(mode);
+        restore(&lab, &target, &[&id]).ok();
+        let wanted = Image::of(&target);
+        fs::write(target.join("folder/torn"), "as").unwrap();
+        set_mode(&target.join("folder/torn"), 0o1200);
+        set_mode(&target.join("folder/whole"), 0o1200);
+        set_mode(&target.join("folder"), 0o1700);
+        restore(&lab, &target, &["-overwrite", mode, &id]).ok();
+        assert_same(&wanted.clone().below(), &Image::of(&target).below());
+        // Whoever has such a mode in the snapshot, and whoever has another one in the target, is not taken for unfinished.
+        fs::write(target.join("folder/theirs"), "edited since").unwrap();
+        fs::write(target.join("folder/marked"), "edited since").unwrap();
+        restore(&lab, &target, &["-overwrite", mode, &id]).ok();
+        for name in ["theirs", "marked"] {
+            assert_eq!(
+                fs::read(target.join("folder").join(name)).unwrap(),
+                b"edited since"
+            );
+        }
+    }
 }
 
 #[test]
@@ -1025,6 +1095,8 @@ fn a_user_who_is_not_root_restores_what_that_user_may() {
     let lab = Lab::new();
     let tree = Tree::new(lab.path("source"));
     set_mode(&tree.file("file", "1"), 0o640);
+    set_xattr(&tree.file("read-only", "1"), "user.note", b"kept");
+    set_mode(&tree.path("read-only"), 0o444);
     lab.hand_over();
     set_owner(&tree.path("file"), 1234, 1234);
     set_mode(&tree.path("file"), 0o644);
@@ -1037,6 +1109,18 @@ fn a_user_who_is_not_root_restores_what_that_user_may() {
     restore(&lab, &lab.path("restored"), &[&id]).as_nobody().ok();
     let metadata = lab.path("restored/file").metadata().unwrap();
     assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (65534, 0o644));
+    // A file that its owner may not write has attributes all the same, when it is new and when it is there.
+    let read_only = lab.path("restored/read-only");
+    for _ in 0..2 {
+        restore(&lab, &lab.path("restored"), &["-overwrite", "always", &id])
+            .as_nobody()
+            .ok();
+        let metadata = read_only.metadata().unwrap();
+        assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (65534, 0o444));
+        let mut note = [0; 10];
+        let length = rustix::fs::getxattr(&read_only, "user.note", &mut note).unwrap();
+        assert_eq!(note[..length], *b"kept");
+    }
 }
 
 #[test]

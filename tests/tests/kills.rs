@@ -1,6 +1,7 @@
 //! The program killed at random moments: nothing that was there is harmed, and nothing is stored twice.
 
 use std::collections::{BTreeMap, HashSet};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -216,6 +217,14 @@ fn restore_killed_forty_times_leaves_no_wrong_file_and_can_be_finished() {
     let lab = Lab::with_repository();
     let tree = Tree::new(lab.path("source"));
     corpus(&tree, 1, 200, 60_000);
+    for number in 0..20 {
+        let folder = tree.path(format!("folder-{number}/inner"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("one"), vec![7; 30_000 + number]).unwrap();
+        std::fs::hard_link(folder.join("one"), folder.join("two")).unwrap();
+        let mode = if number % 2 == 0 { 0o750 } else { 0o705 };
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
     let wanted = Image::of(tree.root());
     let id = lab.backup([tree.root()]);
     let whole = time(|| drop(lab.restore(&id, "measured")));
@@ -236,7 +245,8 @@ fn restore_killed_forty_times_leaves_no_wrong_file_and_can_be_finished() {
         };
         let delay = whole.mul_f64(random.below(1000) as f64 / 1000.0);
         killed += u32::from(kill_after(lab.plakar(words("error")), delay));
-        lab.plakar(words("always")).ok();
+        // What exists is left alone by two of them: but for what was not finished.
+        lab.plakar(words(["always", "never", "if-newer"][round % 3])).ok();
         let restored = Image::of(&target);
         assert_same(&wanted.clone().below(), &restored.below());
         std::fs::remove_dir_all(&target).unwrap();

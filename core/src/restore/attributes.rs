@@ -1,4 +1,5 @@
-//! Sets owners, modes, extended attributes and times. In this order: a change of owner clears setuid bits and capabilities, and all of them touch the times.
+//! Sets owners, extended attributes, times and modes. In this order: a change of owner clears setuid bits and capabilities, all but the
+//! mode touch the times, and the mode tells that a file or folder is finished.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -13,11 +14,57 @@ use rustix::io::Errno;
 use crate::environment::Timestamp;
 use crate::format::snapshot::Snapshot;
 use crate::format::tree::{Entry, EntryKind, Xattr};
+use crate::pipeline::metadata::Stat;
+
+/// The mode of a file that is being restored. No program gives it to a file that somebody uses: so one that a killed restore has left
+/// is known for what it is, and nobody takes it for whole. Its owner may write, as setting some attributes demands.
+const UNFINISHED_FILE: u32 = 0o1200;
+/// The mode of a folder whose attributes are not set yet.
+const UNFINISHED_FOLDER: u32 = 0o1700;
+
+/// A folder may hand this on to what is made in it.
+const SET_GROUP: u32 = 0o2000;
+
+fn unfinished_mode(kind: EntryKind) -> u32 {
+    if kind == EntryKind::Directory {
+        UNFINISHED_FOLDER
+    } else {
+        UNFINISHED_FILE
+    }
+}
+
+/// What the usual mode of something new is before the umask.
+fn usual_mode(kind: EntryKind) -> u32 {
+    if kind == EntryKind::Directory {
+        0o777
+    } else {
+        0o666
+    }
+}
+
+/// Whether what stands under the name of an entry was left by a restore that was killed.
+pub(super) fn is_unfinished(existing: &Stat, entry: &Entry) -> bool {
+    let mark = match existing.kind {
+        EntryKind::File => UNFINISHED_FILE,
+        EntryKind::Directory => UNFINISHED_FOLDER,
+        _ => return false,
+    };
+    existing.kind == entry.kind && existing.mode & !SET_GROUP == mark && entry.mode != mark
+}
+
+/// The bits that are taken from the mode of what this process makes. Asking for them any other way would change them.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let told = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    told.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
+        .unwrap_or(0o077)
+}
 
 /// What this process may set, and whom names mean here.
 #[derive(Debug)]
 pub(super) struct Attributes {
     permissions: bool,
+    umask: u32,
     /// Whether the snapshot knows extended attributes.
     with_xattrs: bool,
     root: bool,
@@ -28,9 +75,7 @@ pub(super) struct Attributes {
 /// What a file or folder was before its attributes are set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Was {
-    /// Just created with [`Attributes::creation_mode`]: most often nothing is left to do.
-    Fresh,
-    /// Made by this restore, in some other way.
+    /// Made by this restore.
     Ours,
     /// There before: it may have attributes that the snapshot knows nothing of.
     Theirs,
@@ -88,6 +133,7 @@ impl Attributes {
     pub(super) fn new(permissions: bool, snapshot: &Snapshot) -> Self {
         Self {
             permissions,
+            umask: umask(),
             with_xattrs: snapshot.with_xattrs,
             root: rustix::process::geteuid().is_root(),
             users: Mutex::default(),
@@ -130,12 +176,13 @@ impl Attributes {
         Ok(())
     }
 
-    /// The mode with which to create a file so that, most often, no second call is needed.
-    pub(super) fn creation_mode(&self, entry: &Entry) -> Mode {
-        Mode::from_raw_mode(if self.permissions {
-            entry.mode & 0o777
+    /// The mode with which files and folders are made, until they are finished. Where nobody wants the modes of the snapshot and the
+    /// folder has a say in who may do what, it is left to the folder.
+    pub(super) fn creation_mode(&self, kind: EntryKind, passes_on_acl: bool) -> Mode {
+        Mode::from_raw_mode(if passes_on_acl && !self.permissions {
+            usual_mode(kind)
         } else {
-            0o666
+            unfinished_mode(kind)
         })
     }
 
@@ -170,28 +217,28 @@ impl Attributes {
                 failed.push((what.to_owned(), error));
             }
         };
+        let is = rustix::fs::fstat(fd).ok();
+        let mut mode = entry.mode;
         if self.permissions {
-            // The folder, or how the file system is mounted, may have had a say in what a fresh file is.
-            let is = (was == Was::Fresh).then(|| rustix::fs::fstat(fd).ok()).flatten();
             let (uid, gid) = self.owner(entry);
-            let mut mode = entry.mode;
-            let chown = self.root && !is.is_some_and(|is| is.st_uid == uid && is.st_gid == gid);
-            if chown {
+            // The folder, or how the file system is mounted, may have had a say in whose a new file is.
+            let owned = was == Was::Ours && is.is_some_and(|is| is.st_uid == uid && is.st_gid == gid);
+            if self.root && !owned {
                 let result = rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
                 if result.is_err() && entry.kind == EntryKind::File {
                     mode &= !SET_ID_BITS;
                 }
                 note("cannot set the owner", result);
             }
-            if was == Was::Theirs && self.with_xattrs {
-                note("cannot remove the attributes", self.drop_others(fd, xattrs));
-            }
-            let has_mode = is.is_some_and(|is| is.st_mode & 0o7777 == mode);
-            if !has_mode || (chown && mode & SET_ID_BITS != 0) {
-                note(
-                    "cannot set the mode",
-                    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)),
-                );
+            if was == Was::Theirs {
+                if self.with_xattrs {
+                    note("cannot remove the attributes", self.drop_others(fd, xattrs));
+                }
+                if !xattrs.is_empty() && !self.root {
+                    // Who sets attributes must be allowed to write; what is theirs may not be writable.
+                    let writable = Mode::from_raw_mode((mode & !SET_ID_BITS) | 0o200);
+                    note("cannot set the mode", rustix::fs::fchmod(fd, writable));
+                }
             }
             for xattr in xattrs {
                 let result = rustix::fs::fsetxattr(fd, &*xattr.name, &xattr.value, XattrFlags::empty());
@@ -202,6 +249,22 @@ impl Attributes {
             "cannot set the time",
             rustix::fs::futimens(fd, &times(entry.modified)),
         );
+        let unfinished = is.is_some_and(|is| is.st_mode & 0o7777 & !SET_GROUP == unfinished_mode(entry.kind));
+        if self.permissions {
+            // Some file systems have one mode for all that is in them.
+            if was == Was::Theirs || is.is_none_or(|is| is.st_mode & 0o7777 != mode) {
+                note(
+                    "cannot set the mode",
+                    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)),
+                );
+            }
+        } else if unfinished {
+            mode = usual_mode(entry.kind) & !self.umask | is.map_or(0, |is| is.st_mode & SET_GROUP);
+            note(
+                "cannot set the mode",
+                rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)),
+            );
+        }
         failed
     }
 

@@ -1,4 +1,5 @@
-//! Writes one file: new ones under their own name, changed ones beside it and then renamed over it. What cannot be finished is removed.
+//! Writes one file: new ones under their own name, changed ones beside it and then renamed over it. What cannot be finished is removed;
+//! what a killed process leaves is known by its mode (`attributes::is_unfinished`).
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,7 +13,7 @@ use crate::progress::{Counters, Item, ItemState};
 use crate::read_error::ReadError;
 use crate::repository::BlobReader;
 
-use super::attributes::Was;
+use super::attributes::{Was, is_unfinished};
 use super::large::fill_large;
 use super::target::{clear_name, is_fatal};
 use super::worker::FileWork;
@@ -79,6 +80,7 @@ pub(super) fn report(shared: &Shared<'_>, work: &FileWork, error: FileError) {
 /// Whether something that exists is to be replaced.
 fn replaces(overwrite: Overwrite, entry: &Entry, existing: &Stat) -> Result<bool, Errno> {
     match overwrite {
+        Overwrite::IfNewer | Overwrite::Never if is_unfinished(existing, entry) => Ok(true),
         Overwrite::Always => Ok(true),
         Overwrite::IfNewer => Ok(existing.modified < entry.modified),
         Overwrite::Never => Ok(false),
@@ -145,6 +147,12 @@ const CREATE: OFlags = OFlags::RDWR
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
+fn creation_mode(shared: &Shared<'_>, work: &FileWork) -> Mode {
+    shared
+        .attributes
+        .creation_mode(EntryKind::File, work.folder.passes_on_acl)
+}
+
 /// Makes an empty file of the entry's name, so that other names can be linked to it before it is filled.
 pub(super) fn placeholder(shared: &Shared<'_>, work: &FileWork) -> Result<Existing, Errno> {
     if !make_way(shared, work)? {
@@ -154,7 +162,7 @@ pub(super) fn placeholder(shared: &Shared<'_>, work: &FileWork) -> Result<Existi
         &work.folder.fd,
         work.entry.name.as_slice(),
         CREATE,
-        Mode::RUSR | Mode::WUSR,
+        creation_mode(shared, work),
     )
     .map(Existing::Placeholder)
 }
@@ -167,7 +175,7 @@ pub(super) fn write_file(
     lists: &mut BlobReader<'_>,
 ) -> Result<ItemState, FileError> {
     if let Some(file) = work.placeholder.take() {
-        return match fill_and_set(shared, work, &file, Was::Ours, reader, lists) {
+        return match fill_and_set(shared, work, &file, reader, lists) {
             Ok(()) => Ok(ItemState::Done),
             Err(error) => {
                 discard(work, &work.entry.name);
@@ -175,9 +183,9 @@ pub(super) fn write_file(
             }
         };
     }
-    let mode = shared.attributes.creation_mode(&work.entry);
+    let mode = creation_mode(shared, work);
     match openat(&work.folder.fd, work.entry.name.as_slice(), CREATE, mode) {
-        Ok(file) => match fill_and_set(shared, work, &file, Was::Fresh, reader, lists) {
+        Ok(file) => match fill_and_set(shared, work, &file, reader, lists) {
             Ok(()) => Ok(ItemState::Done),
             Err(error) => {
                 discard(work, &work.entry.name);
@@ -219,9 +227,9 @@ fn over_existing(
         }
     }
     let temporary = temporary_name(shared).map_err(target("cannot name a temporary file"))?;
-    let file = openat(folder, temporary.as_slice(), CREATE, Mode::RUSR | Mode::WUSR)
+    let file = openat(folder, temporary.as_slice(), CREATE, creation_mode(shared, work))
         .map_err(target("cannot create the file"))?;
-    let written = fill_and_set(shared, work, &file, Was::Ours, reader, lists).and_then(|()| {
+    let written = fill_and_set(shared, work, &file, reader, lists).and_then(|()| {
         if existing.kind == EntryKind::Directory {
             clear_name(folder, name).map_err(target("cannot replace the directory"))?;
         }
@@ -244,7 +252,6 @@ fn fill_and_set(
     shared: &Shared<'_>,
     work: &FileWork,
     file: &OwnedFd,
-    was: Was,
     reader: &mut BlobReader<'_>,
     lists: &mut BlobReader<'_>,
 ) -> Result<(), FileError> {
@@ -252,7 +259,7 @@ fn fill_and_set(
         shared.attributes.drop_inherited(file.as_fd());
     }
     fill(shared, &work.entry, file, reader, lists)?;
-    set_attributes(shared, work, file, was, lists)
+    set_attributes(shared, work, file, Was::Ours, lists)
 }
 
 fn set_attributes(

@@ -214,10 +214,12 @@ pub fn restore(
         },
         Ordering::Relaxed,
     );
-    if options.overwrite == Overwrite::Error && !options.dry_run {
+    // A dry run too: it says what would be done.
+    if options.overwrite == Overwrite::Error {
         walk::refuse_conflicts(repository, &start, &options)?;
     }
     let target = if options.dry_run {
+        Target::look(&options.target)?;
         Target::nowhere()
     } else {
         Target::open(&options.target)?

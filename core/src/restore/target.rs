@@ -56,6 +56,18 @@ impl Target {
         }
     }
 
+    /// Refuses, for a dry run, what [`Target::open`] would refuse.
+    pub(super) fn look(path: &Path) -> Result<(), RestoreError> {
+        match std::fs::metadata(path) {
+            Ok(found) if found.is_dir() => Ok(()),
+            Ok(_) => Err(RestoreError::TargetExists {
+                path: path.display().to_string(),
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(failed(path, error)),
+        }
+    }
+
     /// Opens or makes the folder. The path itself is the user's: symlinks in it are followed.
     pub(super) fn open(path: &Path) -> Result<Self, RestoreError> {
         let created = match std::fs::symlink_metadata(path) {
@@ -109,8 +121,8 @@ impl Target {
 }
 
 /// Makes a directory that only we can use until its attributes are set, and opens it. `EEXIST` when the name is taken.
-pub(super) fn make_directory(folder: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
-    mkdirat(folder, name, Mode::RWXU)?;
+pub(super) fn make_directory(folder: &OwnedFd, name: &[u8], mode: Mode) -> Result<OwnedFd, Errno> {
+    mkdirat(folder, name, mode)?;
     open_directory(folder, name)
 }
 

@@ -13,7 +13,7 @@ use crate::progress::{Item, ItemState};
 use crate::read_error::ReadError;
 use crate::repository::{BlobReader, EntryCursor, Repository};
 
-use super::attributes::passes_on_acl;
+use super::attributes::{is_unfinished, passes_on_acl};
 use super::file::{self, Existing};
 use super::target::{Folder, Target, clear_name, is_fatal, make_directory, open_directory};
 use super::worker::{FileWork, Work, finish_folder, make_now};
@@ -240,7 +240,11 @@ impl<'a> Walk<'a> {
     fn make(&mut self, parent: &Arc<Folder>, level: &Level) -> Result<Arc<Folder>, Errno> {
         let name = &level.entry.name;
         let (mut keeps_own, mut existed) = (false, false);
-        let fd = match make_directory(&parent.fd, name) {
+        let mode = self
+            .shared
+            .attributes
+            .creation_mode(EntryKind::Directory, parent.passes_on_acl);
+        let fd = match make_directory(&parent.fd, name, mode) {
             Err(Errno::EXIST) => match open_directory(&parent.fd, name) {
                 Ok(fd) => {
                     keeps_own = !self.may_replace(parent, &level.entry);
@@ -250,7 +254,7 @@ impl<'a> Walk<'a> {
                 // Something else has the name.
                 Err(Errno::NOTDIR | Errno::LOOP) if self.may_replace(parent, &level.entry) => {
                     clear_name(&parent.fd, name)?;
-                    make_directory(&parent.fd, name)
+                    make_directory(&parent.fd, name, mode)
                 }
                 Err(Errno::NOTDIR | Errno::LOOP) => Err(Errno::EXIST),
                 Err(error) => Err(error),
@@ -273,14 +277,15 @@ impl<'a> Walk<'a> {
 
     /// Whether an existing name may be replaced, or an existing directory given other attributes.
     fn may_replace(&self, parent: &Folder, entry: &Entry) -> bool {
+        let existing = || stat_at(&parent.fd, &entry.name);
         match self.shared.overwrite {
             Overwrite::Always => true,
-            Overwrite::Never => false,
+            Overwrite::Never => existing().is_ok_and(|existing| is_unfinished(&existing, entry)),
             // Only directories got here past the check for conflicts.
             Overwrite::Error => entry.kind == EntryKind::Directory,
-            Overwrite::IfNewer => {
-                stat_at(&parent.fd, &entry.name).map_or(true, |stat| stat.modified < entry.modified)
-            }
+            Overwrite::IfNewer => existing().map_or(true, |existing| {
+                existing.modified < entry.modified || is_unfinished(&existing, entry)
+            }),
         }
     }
 

@@ -203,7 +203,8 @@ fn special(
 pub(super) fn finish_folder(shared: &Shared<'_>, folder: Arc<Folder>) {
     let mut next = Some(folder);
     while let Some(folder) = next.take().and_then(Arc::into_inner) {
-        if let Some(entry) = &folder.entry {
+        // What was stopped is not finished: it keeps the mode that says so.
+        if let Some(entry) = folder.entry.as_ref().filter(|_| !shared.stopped()) {
             let xattrs = BlobReader::new(shared.repository, 1 << 20).xattrs(entry);
             let xattrs = xattrs.unwrap_or_else(|error| {
                 shared.read_problem(&folder.path, error);
