@@ -297,7 +297,8 @@ fn what_is_not_there_is_exit_66_and_what_is_in_the_way_73() {
     );
     assert!(
         world
-            .unlocked("at src create")
+            // Before anybody is asked for a passphrase.
+            .run("at src create")
             .refused(73)
             .contains("it is not empty")
     );

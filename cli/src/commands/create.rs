@@ -1,7 +1,7 @@
 //! `plakar create`.
 
 use clap::Args;
-use plakar_core::repository::{Compression, CreateOptions, Repository};
+use plakar_core::repository::{Compression, CreateError, CreateOptions, Repository};
 use serde_json::json;
 
 use crate::context::{Context, Place, shown_location};
@@ -60,6 +60,10 @@ impl CreateArgs {
             let location = shown_location(&place.location);
             let message = format!("cannot create a repository at {location}: one is there already");
             return Err(CommandError::new(Exit::CannotCreate, message).hint("choose another place"));
+        }
+        if !Repository::has_room(&*storage).map_err(|error| create_error(&place, &error))? {
+            let location = storage.location().to_owned();
+            return Err(create_error(&place, &CreateError::NotEmpty { location }));
         }
         let secret = if self.no_encryption {
             None

@@ -9,7 +9,9 @@ use crate::crypto::{CryptoError, Passphrase};
 use crate::environment::{EntropyError, Environment};
 use crate::format::config::{ChunkerSettings, Compression, Config};
 use crate::id::RepositoryId;
-use crate::storage::{Capabilities, PutMode, PutOptions, Storage, StorageError, StorageErrorKind};
+use crate::storage::{
+    Capabilities, ListPage, ObjectInfo, PutMode, PutOptions, Storage, StorageError, StorageErrorKind,
+};
 
 use super::slots::store_slot;
 use super::{OpenError, OpenOptions, Repository};
@@ -77,6 +79,15 @@ pub enum CreateError {
 const FRAME_BYTES: u32 = 2 << 20;
 
 impl Repository {
+    /// Whether a repository may be created there, as far as a look tells: before anybody is asked for a passphrase.
+    pub fn has_room(storage: &dyn Storage) -> Result<bool, CreateError> {
+        match storage.list("", "", 65) {
+            Ok(page) => Ok(page.objects.is_empty() || is_abandoned(&page)),
+            Err(error) if error.kind == StorageErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Creates a repository at an empty or absent location and opens it.
     #[expect(
         clippy::needless_pass_by_value,
@@ -171,19 +182,19 @@ fn pack_bytes(storage: &dyn Storage) -> u64 {
         .clamp(1 << 16, 128 << 20)
 }
 
+/// Whether this is what an interrupted creation leaves.
+fn is_abandoned(page: &ListPage) -> bool {
+    let is_slot = |object: &ObjectInfo| super::slots::slot_id_of(&object.key).is_some();
+    !page.more && !page.objects.is_empty() && page.objects.iter().all(is_slot)
+}
+
 fn make_room(storage: &dyn Storage) -> Result<(), CreateError> {
     let location = storage.location().to_owned();
     match storage.init() {
         Ok(()) => Ok(()),
         Err(error) if error.kind == StorageErrorKind::AlreadyExists => {
             let page = storage.list("", "", 65)?;
-            let abandoned = !page.more
-                && !page.objects.is_empty()
-                && page
-                    .objects
-                    .iter()
-                    .all(|object| super::slots::slot_id_of(&object.key).is_some());
-            if !abandoned {
+            if !is_abandoned(&page) {
                 return Err(CreateError::NotEmpty { location });
             }
             for object in page.objects {
