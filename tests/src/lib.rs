@@ -9,6 +9,7 @@ pub mod http_message;
 pub mod http_proxy;
 pub mod image;
 pub mod lab;
+pub mod large_index;
 pub mod mount;
 pub mod program;
 pub mod proxy;

@@ -403,7 +403,7 @@ fn look_at_packs(repository: &Repository) -> Result<(), BackupError> {
     repository.index().distrust(gone);
     let published = repository.index().published_packs();
     if listed.keys().any(|id| !published.contains(id)) {
-        let packs = repository.unindexed_packs()?;
+        let packs = repository.packs_besides(&published)?;
         repository.index().adopt_into_session(packs);
     }
     Ok(())

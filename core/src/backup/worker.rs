@@ -93,7 +93,7 @@ impl<'a> BlobWriter<'a> {
 impl BlobSink for BlobWriter<'_> {
     fn put(&mut self, plain: &[u8]) -> Result<BlobId, ReadError> {
         let id = self.repository.keys().blob_id(plain);
-        if let Claimed::Fresh(claim) = self.repository.index().claim(id)?
+        if let Claimed::Fresh(claim) = self.repository.claim(id)?
             && let Some(frame) = self.frames.add(claim, plain)
         {
             self.pack(frame)?;

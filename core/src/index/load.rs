@@ -16,7 +16,7 @@ use crate::storage::cache::MetadataCache;
 use crate::storage::{ObjectInfo, Storage, list_all};
 
 use super::segment::Segment;
-use super::table::TableBuilder;
+use super::table::{BlockSource, Table, TableBuilder};
 use super::{Index, lock};
 
 /// A segment that could not be used. Its blobs may still be found through the packs themselves.
@@ -33,18 +33,30 @@ pub(super) fn segment_key(id: SegmentId) -> String {
     format!("index/{id}")
 }
 
+/// Where segments are loaded from.
+#[derive(Debug, Clone, Copy)]
+pub struct Loading<'a> {
+    /// Where they are stored.
+    pub storage: &'a Arc<dyn Storage>,
+    /// Keys to open them.
+    pub keys: &'a Keys,
+    /// Where local copies are kept.
+    pub cache: Option<&'a Arc<MetadataCache>>,
+    /// Whether each read takes long. Of others, large segments are read a block at a time when the block is first asked for, as are
+    /// those of which the local copies are complete.
+    pub far: bool,
+}
+
 impl Index {
     /// Loads all segments in use. Unreadable ones are returned, not fatal.
-    pub fn load(
-        &self,
-        storage: &dyn Storage,
-        keys: &Keys,
-        cache: Option<&MetadataCache>,
-    ) -> Result<Vec<SegmentProblem>, ReadError> {
+    pub fn load(&self, from: Loading<'_>) -> Result<Vec<SegmentProblem>, ReadError> {
         let mut objects = Vec::new();
-        list_all(storage, "index/", |object| objects.push(object)).map_err(ReadError::Storage)?;
+        list_all(from.storage.as_ref(), "index/", |object| objects.push(object))
+            .map_err(ReadError::Storage)?;
         objects.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.key.cmp(&b.key)));
-        let known: HashSet<SegmentId> = self.segments().iter().map(|segment| segment.id()).collect();
+        let mut known: HashSet<SegmentId> = self.segments().iter().map(|segment| segment.id()).collect();
+        known.extend(lock(&self.abandoned).iter());
+        let mut superseded = self.superseded();
         let mut problems = Vec::new();
         for object in objects {
             let id = object
@@ -59,20 +71,24 @@ impl Index {
                 });
                 continue;
             };
-            let superseded =
+            let replaced =
                 id.0.first_chunk()
-                    .is_some_and(|prefix| lock(&self.superseded).contains(prefix));
-            if superseded || known.contains(&id) {
+                    .is_some_and(|prefix| superseded.contains(prefix));
+            if replaced || known.contains(&id) {
                 continue;
             }
-            let mut loaded = self.load_one((storage, cache), keys, id, &object);
-            if let (Err(ReadError::Damaged { .. }), Some(cache)) = (&loaded, cache) {
+            let mut loaded = self.load_one(from, id, &object);
+            if let (Err(ReadError::Damaged { .. }), Some(cache)) = (&loaded, from.cache) {
                 // It may be the local copy that is wrong.
                 forget(cache, &object);
-                loaded = self.load_one((storage, None), keys, id, &object);
+                let stored = Loading { cache: None, ..from };
+                loaded = self.load_one(stored, id, &object);
             }
             match loaded {
-                Ok(()) => {}
+                Ok(segment) => {
+                    superseded.extend(segment.superseded());
+                    self.add_segment(segment);
+                }
                 Err(error) if error.is_damage() => problems.push(SegmentProblem {
                     key: object.key,
                     error,
@@ -83,22 +99,111 @@ impl Index {
         Ok(problems)
     }
 
-    fn load_one(
-        &self,
-        (storage, cache): (&dyn Storage, Option<&MetadataCache>),
-        keys: &Keys,
-        id: SegmentId,
-        object: &ObjectInfo,
-    ) -> Result<(), ReadError> {
-        let mut source = Sequential::new(storage, cache, object);
-        let (head, entries) = read_head(&mut source, keys, self.mode)?;
-        let mut table = TableBuilder::new(entries, self.cache_directory.as_deref())?;
-        read_blocks(&mut source, entries, head.packs.len(), |rows| table.append(rows))?;
-        source.finish(id)?;
-        lock(&self.superseded).extend(head.superseded);
+    fn load_one(&self, from: Loading<'_>, id: SegmentId, object: &ObjectInfo) -> Result<Segment, ReadError> {
+        let cache = from.cache.map(Arc::as_ref);
+        // Of what is near, only the head may be read.
+        let step = if from.far { FETCH_BYTES } else { PIECE_BYTES };
+        let mut source = Sequential::new(from.storage.as_ref(), cache, object, step);
+        let (head, entries) = read_head(&mut source, from.keys, self.mode)?;
+        let in_blocks = self.scratch.takes(entries) && object.size_bytes <= MOST_BYTES_IN_BLOCKS;
+        let table = if in_blocks && is_near(from, object) {
+            let blocks = Blocks {
+                storage: Arc::clone(from.storage),
+                cache: from.cache.cloned(),
+                object: object.clone(),
+                blocks_offset: source.position(),
+                opened: source.opened()?,
+                entries,
+                packs: head.packs.len(),
+            };
+            Table::of_source(entries, &self.scratch, Box::new(blocks))
+        } else {
+            let mut table = TableBuilder::new(entries, &self.scratch);
+            read_blocks(&mut source, entries, head.packs.len(), |rows| table.append(rows))?;
+            source.finish(id)?;
+            table.finish()?
+        };
         let packs = head.packs.into_iter().map(Arc::new).collect();
-        self.add_segment(Segment::new(id, packs, table.finish()?));
-        Ok(())
+        Ok(Segment::new(id, packs, head.superseded, table))
+    }
+}
+
+/// A segment that is larger is read from front to end: whoever claims such a size has to keep the promise before memory is spent on it.
+const MOST_BYTES_IN_BLOCKS: u64 = 16 << 30;
+
+/// Whether any part of a segment can be read without much ado.
+fn is_near(from: Loading<'_>, object: &ObjectInfo) -> bool {
+    match from.cache {
+        Some(cache) => {
+            pieces(object.size_bytes).all(|(offset, length)| cache.has(&object.key, offset, length))
+        }
+        None => !from.far,
+    }
+}
+
+/// The blocks of a segment, read one by one. Each is authenticated; the name of the object, a hash of all of it, is left to `check`.
+#[derive(Debug)]
+struct Blocks {
+    storage: Arc<dyn Storage>,
+    cache: Option<Arc<MetadataCache>>,
+    object: ObjectInfo,
+    blocks_offset: u64,
+    opened: Opened,
+    entries: usize,
+    packs: usize,
+}
+
+impl BlockSource for Blocks {
+    fn block(&self, number: usize) -> Result<Vec<u8>, ReadError> {
+        let rows = self
+            .entries
+            .saturating_sub(number * BLOCK_ENTRIES)
+            .min(BLOCK_ENTRIES);
+        let length = (rows * ENTRY_BYTES + TAG_BYTES) as u64;
+        let offset = self.blocks_offset + (number * (BLOCK_ENTRIES * ENTRY_BYTES + TAG_BYTES)) as u64;
+        if let Some(sealed) = self.kept(offset, length) {
+            match self.open(offset, sealed) {
+                Err(error) if error.is_damage() => {
+                    tracing::debug!(key = self.object.key, %error, "a local copy was of no use");
+                    self.cache.iter().for_each(|cache| forget(cache, &self.object));
+                }
+                rows => return rows,
+            }
+        }
+        let sealed = self.storage.get(&self.object.key, offset, length);
+        self.open(
+            offset,
+            sealed.map_err(|error| ReadError::required(&self.object.key, error))?,
+        )
+    }
+}
+
+impl Blocks {
+    fn open(&self, offset: u64, sealed: Vec<u8>) -> Result<Vec<u8>, ReadError> {
+        open_block(
+            &self.object.key,
+            &self.opened,
+            offset,
+            sealed,
+            self.packs,
+            &mut None,
+        )
+    }
+
+    /// A range from the local copies, if all of it is there.
+    fn kept(&self, offset: u64, length: u64) -> Option<Vec<u8>> {
+        let cache = self.cache.as_ref()?;
+        let end = offset + length;
+        let mut bytes = Vec::with_capacity(usize::try_from(length).ok()?);
+        let first = usize::try_from(offset / PIECE_BYTES).ok()?;
+        let covering = pieces(self.object.size_bytes).skip(first);
+        for (start, length) in covering.take_while(|(start, _)| *start < end) {
+            let piece = cache.load(&self.object.key, start, length)?;
+            let from = usize::try_from(offset.saturating_sub(start)).ok()?;
+            let to = usize::try_from((end - start).min(length)).ok()?;
+            bytes.extend_from_slice(piece.get(from..to)?);
+        }
+        Some(bytes)
     }
 }
 
@@ -114,13 +219,14 @@ pub fn verify_segment(
         .strip_prefix("index/")
         .and_then(|name| name.parse().ok());
     let id = id.ok_or_else(|| ReadError::damaged(&object.key, "it is not the name of an index segment"))?;
-    let mut source = Sequential::new(storage, None, object);
+    let mut source = Sequential::new(storage, None, object, FETCH_BYTES);
     let (head, entries) = read_head(&mut source, keys, mode)?;
     read_blocks(&mut source, entries, head.packs.len(), |_| Ok(()))?;
     source.finish(id)
 }
 
-/// The sealed header's salt, kept for the blocks.
+/// The key of the object, kept for the blocks.
+#[derive(Debug)]
 struct Opened {
     key: crate::crypto::seal::ObjectKey,
 }
@@ -176,30 +282,40 @@ fn read_blocks(
     mut append: impl FnMut(&[u8]) -> Result<(), ReadError>,
 ) -> Result<(), ReadError> {
     let what = source.key();
-    let Some(opened) = source.opened.take() else {
-        return Err(ReadError::damaged(&what, "the head was not read"));
-    };
+    let opened = source.opened()?;
     let mut left = entries;
     let mut last: Option<IndexEntry> = None;
     while left > 0 {
         let rows = left.min(BLOCK_ENTRIES);
         let position = source.position();
-        let mut block = source.take(rows * ENTRY_BYTES + TAG_BYTES)?;
-        opened.key.open(position, &mut block).damage(&what)?;
-        for row in block.as_chunks::<ENTRY_BYTES>().0 {
-            let entry = IndexEntry::read(row).damage(&what)?;
-            if entry.pack as usize >= packs || last.is_some_and(|last| last.id > entry.id) {
-                return Err(ReadError::damaged(
-                    &what,
-                    "its entries are out of order or name no pack",
-                ));
-            }
-            last = Some(entry);
-        }
-        append(&block)?;
+        let block = source.take(rows * ENTRY_BYTES + TAG_BYTES)?;
+        append(&open_block(&what, &opened, position, block, packs, &mut last)?)?;
         left -= rows;
     }
     Ok(())
+}
+
+/// Opens a block in place and verifies that its rows ascend, also from the `last` before them.
+fn open_block(
+    what: &str,
+    opened: &Opened,
+    position: u64,
+    mut block: Vec<u8>,
+    packs: usize,
+    last: &mut Option<IndexEntry>,
+) -> Result<Vec<u8>, ReadError> {
+    opened.key.open(position, &mut block).damage(what)?;
+    for row in block.as_chunks::<ENTRY_BYTES>().0 {
+        let entry = IndexEntry::read(row).damage(what)?;
+        if entry.pack as usize >= packs || last.is_some_and(|last| last.id > entry.id) {
+            return Err(ReadError::damaged(
+                what,
+                "its entries are out of order or name no pack",
+            ));
+        }
+        *last = Some(entry);
+    }
+    Ok(block)
 }
 
 /// Reads an object from front to end in bounded pieces and hashes it on the way.
@@ -207,6 +323,8 @@ struct Sequential<'a> {
     storage: &'a dyn Storage,
     cache: Option<&'a MetadataCache>,
     object: &'a ObjectInfo,
+    /// Length of a read.
+    step: u64,
     fetched: u64,
     taken: u64,
     buffer: Vec<u8>,
@@ -215,9 +333,12 @@ struct Sequential<'a> {
     opened: Option<Opened>,
 }
 
-const PIECE_BYTES: u64 = 4 << 20;
+/// Length of a local copy.
+const PIECE_BYTES: u64 = 1 << 20;
+/// Length of a read from a storage that is far away.
+const FETCH_BYTES: u64 = 4 << 20;
 
-/// Where the pieces of an object begin, and their lengths.
+/// Where the pieces of an object that are kept here begin, and their lengths.
 fn pieces(size_bytes: u64) -> impl Iterator<Item = (u64, u64)> {
     (0..size_bytes.div_ceil(PIECE_BYTES)).map(move |number| {
         let offset = number * PIECE_BYTES;
@@ -226,7 +347,8 @@ fn pieces(size_bytes: u64) -> impl Iterator<Item = (u64, u64)> {
 }
 
 fn forget(cache: &MetadataCache, object: &ObjectInfo) {
-    for (offset, length) in pieces(object.size_bytes) {
+    // No more than can have been kept.
+    for (offset, length) in pieces(object.size_bytes.min(MOST_BYTES_IN_BLOCKS)) {
         cache.forget(&object.key, offset, length);
     }
 }
@@ -245,8 +367,14 @@ pub(super) fn keep_copy(cache: &MetadataCache, key: &str, bytes: &[u8]) {
 }
 
 impl<'a> Sequential<'a> {
-    fn new(storage: &'a dyn Storage, cache: Option<&'a MetadataCache>, object: &'a ObjectInfo) -> Self {
+    fn new(
+        storage: &'a dyn Storage,
+        cache: Option<&'a MetadataCache>,
+        object: &'a ObjectInfo,
+        step: u64,
+    ) -> Self {
         Self {
+            step,
             storage,
             cache,
             object,
@@ -263,6 +391,13 @@ impl<'a> Sequential<'a> {
         self.object.key.clone()
     }
 
+    /// What the head was opened with.
+    fn opened(&mut self) -> Result<Opened, ReadError> {
+        self.opened
+            .take()
+            .ok_or_else(|| ReadError::damaged(&self.object.key, "the head was not read"))
+    }
+
     fn position(&self) -> u64 {
         self.taken
     }
@@ -276,7 +411,7 @@ impl<'a> Sequential<'a> {
             return Err(ReadError::damaged(&self.object.key, "it is too short"));
         }
         while self.buffer.len() - self.start < length {
-            let bytes = self.piece(PIECE_BYTES.min(self.object.size_bytes - self.fetched))?;
+            let bytes = self.piece()?;
             if bytes.is_empty() {
                 return Err(ReadError::damaged(
                     &self.object.key,
@@ -299,17 +434,26 @@ impl<'a> Sequential<'a> {
         Ok(taken)
     }
 
-    /// The next piece. Pieces begin at multiples of their size, so that they are found again among the local copies.
-    fn piece(&self, length: u64) -> Result<Vec<u8>, ReadError> {
+    /// What comes next. Local copies begin at multiples of their length, so that they are found again.
+    fn piece(&self) -> Result<Vec<u8>, ReadError> {
         let (key, offset) = (&self.object.key, self.fetched);
-        if let Some(bytes) = self.cache.and_then(|cache| cache.load(key, offset, length)) {
+        let left = self.object.size_bytes - offset;
+        let kept = self
+            .cache
+            .and_then(|cache| cache.load(key, offset, PIECE_BYTES.min(left)));
+        if let Some(bytes) = kept {
             return Ok(bytes);
         }
-        let bytes = self.storage.get(key, offset, length);
+        let wanted = self.step.min(left);
+        let bytes = self.storage.get(key, offset, wanted);
         let bytes = bytes.map_err(|error| ReadError::required(key, error))?;
         // Kept before all of it is verified; when it turns out to be wrong, the pieces are forgotten.
-        if let Some(cache) = self.cache.filter(|_| bytes.len() as u64 == length) {
-            cache.store(key, offset, length, &bytes);
+        if let Some(cache) = self.cache.filter(|_| bytes.len() as u64 == wanted) {
+            let mut start = offset;
+            for piece in bytes.chunks(usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX)) {
+                cache.store(key, start, piece.len() as u64, piece);
+                start += piece.len() as u64;
+            }
         }
         Ok(bytes)
     }

@@ -9,6 +9,7 @@ mod table;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::format::index_segment::{IndexEntry, PackInfo};
@@ -17,9 +18,10 @@ use crate::format::pack::ContentsFrame;
 use crate::id::{BlobId, PackId, SegmentId};
 use crate::read_error::ReadError;
 
-pub use load::{SegmentProblem, verify_segment};
+pub use load::{Loading, SegmentProblem, verify_segment};
 pub use publish::Publisher;
 use segment::Segment;
+use table::Scratch;
 
 /// Where the bytes of a blob are.
 #[derive(Debug, Clone)]
@@ -64,12 +66,15 @@ const SHARDS: usize = 16;
 #[derive(Debug)]
 pub struct Index {
     mode: Mode,
-    cache_directory: Option<PathBuf>,
-    segments: RwLock<Vec<Arc<Segment>>>,
-    superseded: Mutex<HashSet<[u8; 8]>>,
+    segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     claimed: [Mutex<HashSet<BlobId>>; SHARDS],
     pending: Mutex<Pending>,
-    absent: RwLock<HashSet<PackId>>,
+    absent: RwLock<Arc<HashSet<PackId>>>,
+    scratch: Arc<Scratch>,
+    /// Segments of which a block turned out damaged when it was first asked for.
+    abandoned: Mutex<HashSet<SegmentId>>,
+    /// How many of them the session has made up for.
+    settled: AtomicUsize,
 }
 
 /// Packs stored in this session whose entries are in no published segment.
@@ -88,26 +93,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Index {
     /// An index that knows nothing; tables larger than a few megabytes go to unlinked files in `cache_directory`.
     pub fn empty(mode: Mode, cache_directory: Option<PathBuf>) -> Self {
+        Self::with_scratch(mode, Scratch::new(cache_directory))
+    }
+
+    /// The same, with another limit to what is read at once, in bytes of rows.
+    pub fn with_heap_bytes(mode: Mode, cache_directory: Option<PathBuf>, heap_bytes: usize) -> Self {
+        Self::with_scratch(mode, Scratch::with_heap_bytes(cache_directory, heap_bytes))
+    }
+
+    fn with_scratch(mode: Mode, scratch: Arc<Scratch>) -> Self {
         Self {
             mode,
-            cache_directory,
             segments: RwLock::default(),
-            superseded: Mutex::default(),
             claimed: Default::default(),
             pending: Mutex::default(),
             absent: RwLock::default(),
+            scratch,
+            abandoned: Mutex::default(),
+            settled: AtomicUsize::new(0),
         }
     }
 
     /// Blobs in these packs count as absent from now on: the packs are gone or cut, so what they held is stored again.
     pub fn distrust(&self, packs: impl IntoIterator<Item = PackId>) {
-        self.absent
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(packs);
+        let mut absent = self.absent.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut absent).extend(packs);
     }
 
-    fn segments(&self) -> Vec<Arc<Segment>> {
+    fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
         self.segments
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -116,6 +129,7 @@ impl Index {
 
     fn add_segment(&self, segment: Segment) {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let segments = Arc::make_mut(&mut segments);
         segments.push(Arc::new(segment));
         // The largest first: most blobs are found in the first table.
         segments.sort_by_key(|segment| std::cmp::Reverse(segment.len()));
@@ -123,39 +137,101 @@ impl Index {
 
     /// Finds a blob in the published segments.
     pub fn find(&self, id: &BlobId) -> Result<Option<Place>, ReadError> {
-        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        let absent = self.absent.read().unwrap_or_else(PoisonError::into_inner);
-        for segment in segments.iter() {
-            if let Some(place) = segment.find(id, &absent)? {
-                return Ok(Some(place));
+        let mut broken = Vec::new();
+        let found = {
+            // No lock is held while a block may be read.
+            let absent = Arc::clone(&self.absent.read().unwrap_or_else(PoisonError::into_inner));
+            let mut found = Ok(None);
+            for segment in self.segments().iter() {
+                match segment.find(id, &absent) {
+                    Ok(None) => {}
+                    Err(error) if error.is_damage() => broken.push((Arc::clone(segment), error)),
+                    done => {
+                        found = done;
+                        break;
+                    }
+                }
             }
-        }
-        Ok(None)
+            found
+        };
+        self.abandon(broken);
+        found
     }
 
     /// All places of a blob: it may be stored more than once, and one copy may be damaged.
     pub fn places(&self, id: &BlobId) -> Result<Vec<Place>, ReadError> {
         let mut places = Vec::new();
-        for segment in self.segments() {
-            segment.places(id, &mut places)?;
+        let mut broken = Vec::new();
+        for segment in self.segments().iter() {
+            match segment.places(id) {
+                Ok(more) => places.extend(more),
+                Err(error) if error.is_damage() => broken.push((Arc::clone(segment), error)),
+                Err(error) => return Err(error),
+            }
         }
+        self.abandon(broken);
         Ok(places)
+    }
+
+    /// Segments that turned out damaged are no longer used: what they say is found through the packs that they named.
+    fn abandon(&self, broken: Vec<(Arc<Segment>, ReadError)>) {
+        for (segment, error) in broken {
+            if lock(&self.abandoned).insert(segment.id()) {
+                tracing::warn!(object = %load::segment_key(segment.id()), "index segment not usable: {error}");
+            }
+            let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::make_mut(&mut segments).retain(|other| !Arc::ptr_eq(other, &segment));
+        }
+    }
+
+    /// How many segments turned out damaged after they were loaded.
+    pub(crate) fn abandoned_count(&self) -> usize {
+        lock(&self.abandoned).len()
+    }
+
+    /// Whether what is not found is not stored: not so while a segment was given up whose packs nobody has looked into.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire) == self.abandoned_count()
+    }
+
+    /// The packs of so many abandoned segments were looked into.
+    pub(crate) fn settle(&self, abandoned: usize) {
+        self.settled.store(abandoned, Ordering::Release);
+    }
+
+    /// First bytes of the ids of segments that those in use replace.
+    fn superseded(&self) -> HashSet<[u8; 8]> {
+        let segments = self.segments();
+        segments
+            .iter()
+            .flat_map(|segment| segment.superseded())
+            .copied()
+            .collect()
+    }
+
+    /// Whether a blob is stored, or somebody in this session is storing it.
+    pub(crate) fn is_known(&self, id: &BlobId) -> Result<bool, ReadError> {
+        Ok(self.shard(id).is_none_or(|shard| lock(shard).contains(id)) || self.find(id)?.is_some())
+    }
+
+    fn shard(&self, id: &BlobId) -> Option<&Mutex<HashSet<BlobId>>> {
+        let [first, ..] = id.0;
+        self.claimed.get(usize::from(first) % SHARDS)
     }
 
     /// Asks who stores a blob; the first who asks for an unknown one gets the claim.
     pub fn claim(&self, id: BlobId) -> Result<Claimed, ReadError> {
-        let [first, ..] = id.0;
-        let Some(shard) = self.claimed.get(usize::from(first) % SHARDS) else {
-            return Ok(Claimed::Known);
-        };
-        if lock(shard).contains(&id) || self.find(&id)?.is_some() {
+        if self.is_known(&id)? {
             return Ok(Claimed::Known);
         }
-        // Two askers may both have missed it above; the insertion decides.
-        if lock(shard).insert(id) {
-            Ok(Claimed::Fresh(Claim { id }))
-        } else {
-            Ok(Claimed::Known)
+        Ok(self.claim_unknown(id))
+    }
+
+    /// The same, of a blob that was not known a moment ago. Others may have asked too; the insertion decides.
+    pub(crate) fn claim_unknown(&self, id: BlobId) -> Claimed {
+        match self.shard(&id).is_some_and(|shard| lock(shard).insert(id)) {
+            true => Claimed::Fresh(Claim { id }),
+            false => Claimed::Known,
         }
     }
 
@@ -189,11 +265,16 @@ impl Index {
             .collect()
     }
 
+    /// Packs stored in this session that no segment names yet.
+    pub(crate) fn pending_packs(&self) -> Vec<PackId> {
+        lock(&self.pending).packs.iter().map(|pack| pack.id).collect()
+    }
+
     /// Every pack that the segments name, once.
     pub fn packs(&self) -> Vec<Arc<PackInfo>> {
         let mut seen = HashSet::new();
         let mut packs = Vec::new();
-        for segment in self.segments() {
+        for segment in self.segments().iter() {
             packs.extend(
                 segment
                     .packs()
@@ -216,9 +297,16 @@ impl Index {
 
     /// Visits every entry of every segment in use.
     pub fn for_each(&self, mut visit: impl FnMut(&Arc<PackInfo>, &IndexEntry)) -> Result<(), ReadError> {
-        self.segments()
-            .iter()
-            .try_for_each(|segment| segment.for_each(&mut visit))
+        let mut broken = Vec::new();
+        for segment in self.segments().iter() {
+            match segment.for_each(&mut visit) {
+                Ok(()) => {}
+                Err(error) if error.is_damage() => broken.push((Arc::clone(segment), error)),
+                Err(error) => return Err(error),
+            }
+        }
+        self.abandon(broken);
+        Ok(())
     }
 
     /// Makes packs that no segment names findable, in this process only.
@@ -230,7 +318,7 @@ impl Index {
         if adopted.packs.is_empty() {
             return Ok(());
         }
-        let segment = adopted.into_segment(SegmentId([0; 32]), self.cache_directory.as_deref())?;
+        let segment = adopted.into_segment(SegmentId([0; 32]), &self.scratch)?;
         self.add_segment(segment);
         Ok(())
     }
@@ -239,8 +327,7 @@ impl Index {
     pub fn adopt_into_session(&self, packs: Vec<(PackInfo, Vec<ContentsFrame>)>) {
         for (pack, frames) in packs {
             for blob in frames.iter().flat_map(|frame| &frame.blobs) {
-                let [first, ..] = blob.id.0;
-                if let Some(shard) = self.claimed.get(usize::from(first) % SHARDS) {
+                if let Some(shard) = self.shard(&blob.id) {
                     lock(shard).insert(blob.id);
                 }
             }
@@ -273,15 +360,15 @@ impl Pending {
         }
     }
 
-    fn into_segment(mut self, id: SegmentId, cache: Option<&std::path::Path>) -> Result<Segment, ReadError> {
+    fn into_segment(mut self, id: SegmentId, scratch: &Arc<Scratch>) -> Result<Segment, ReadError> {
         self.entries.sort_unstable();
-        let mut table = table::TableBuilder::new(self.entries.len(), cache)?;
+        let mut table = table::TableBuilder::new(self.entries.len(), scratch);
         let mut row = Vec::new();
         for entry in &self.entries {
             row.clear();
             entry.write(&mut row);
             table.append(&row)?;
         }
-        Ok(Segment::new(id, self.packs, table.finish()?))
+        Ok(Segment::new(id, self.packs, Vec::new(), table.finish()?))
     }
 }

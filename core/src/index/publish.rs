@@ -46,12 +46,7 @@ impl Index {
         if pending.packs.is_empty() {
             return Ok(None);
         }
-        let olds = if merge {
-            self.to_merge(pending.entries.len())
-        } else {
-            Vec::new()
-        };
-        let (packs, entries) = merge_entries(&pending, &olds)?;
+        let (olds, (packs, entries)) = self.gather(&pending, merge)?;
         let superseded = self.superseded_by(&olds);
         let head = SegmentHead {
             publisher: publisher.session,
@@ -77,20 +72,41 @@ impl Index {
             keep_copy(cache, &key, &object);
         }
         drop(object);
-        self.replace(&olds, id, packs, &entries)?;
-        lock(&self.superseded).extend(superseded);
+        self.replace(&olds, id, (packs, superseded), &entries)?;
         for blob in &pending.ids {
-            let [first, ..] = blob.0;
-            if let Some(shard) = self.claimed.get(usize::from(first) % super::SHARDS) {
+            if let Some(shard) = self.shard(blob) {
                 lock(shard).remove(blob);
             }
         }
         Ok(Some(size_bytes))
     }
 
+    /// What the new segment is to hold, and the segments that it takes in. One that turns out damaged is not taken in.
+    fn gather(&self, pending: &Pending, merge: bool) -> Result<(Vec<Arc<Segment>>, Merged), ReadError> {
+        let mut olds = if merge {
+            self.to_merge(pending.entries.len())
+        } else {
+            Vec::new()
+        };
+        let mut broken = Vec::new();
+        olds.retain(|segment| match segment.for_each(|_, _| {}) {
+            Ok(()) => true,
+            Err(error) => {
+                broken.push((Arc::clone(segment), error));
+                false
+            }
+        });
+        if let Some(position) = broken.iter().position(|(_, error)| !error.is_damage()) {
+            return Err(broken.swap_remove(position).1);
+        }
+        self.abandon(broken);
+        let merged = merge_entries(pending, &olds)?;
+        Ok((olds, merged))
+    }
+
     /// The smaller segments that are not more than twice as large as what is gathered so far.
     fn to_merge(&self, fresh: usize) -> Vec<Arc<Segment>> {
-        let mut segments = self.segments();
+        let mut segments = self.segments().to_vec();
         segments.sort_by_key(|segment| segment.len());
         let mut gathered = fresh;
         let mut chosen = Vec::new();
@@ -113,7 +129,7 @@ impl Index {
         let prefixes = olds
             .iter()
             .filter_map(|segment| segment.id().0.first_chunk().copied());
-        let mut superseded: Vec<[u8; 8]> = lock(&self.superseded).iter().copied().chain(prefixes).collect();
+        let mut superseded: Vec<[u8; 8]> = self.superseded().into_iter().chain(prefixes).collect();
         superseded.retain(|prefix| *prefix != [0; 8]);
         superseded.sort_unstable();
         superseded.dedup();
@@ -160,18 +176,19 @@ impl Index {
         &self,
         olds: &[Arc<Segment>],
         id: SegmentId,
-        packs: Vec<Arc<PackInfo>>,
+        (packs, superseded): (Vec<Arc<PackInfo>>, Vec<[u8; 8]>),
         entries: &[IndexEntry],
     ) -> Result<(), ReadError> {
-        let mut table = TableBuilder::new(entries.len(), self.cache_directory.as_deref())?;
+        let mut table = TableBuilder::new(entries.len(), &self.scratch);
         let mut row = Vec::new();
         for entry in entries {
             row.clear();
             entry.write(&mut row);
             table.append(&row)?;
         }
-        let segment = Segment::new(id, packs, table.finish()?);
+        let segment = Segment::new(id, packs, superseded, table.finish()?);
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let segments = Arc::make_mut(&mut segments);
         segments.retain(|segment| !olds.iter().any(|old| Arc::ptr_eq(old, segment)));
         segments.push(Arc::new(segment));
         segments.sort_by_key(|segment| std::cmp::Reverse(segment.len()));
@@ -207,16 +224,11 @@ fn merge_entries(pending: &Pending, olds: &[Arc<Segment>]) -> Result<Merged, Rea
                 })
             })
             .collect();
-        for row in 0..segment.len() {
-            let Some(mut entry) = segment.entry(row)? else {
-                continue;
-            };
-            let Some(ordinal) = renumbered.get(entry.pack as usize) else {
-                continue;
-            };
-            entry.pack = *ordinal;
-            entries.push(entry);
-        }
+        segment.for_each(|_, entry| {
+            if let Some(&pack) = renumbered.get(entry.pack as usize) {
+                entries.push(IndexEntry { pack, ..*entry });
+            }
+        })?;
     }
     entries.sort_unstable();
     entries.dedup();

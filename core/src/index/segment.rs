@@ -15,12 +15,28 @@ use super::table::Table;
 pub(super) struct Segment {
     id: SegmentId,
     packs: Vec<Arc<PackInfo>>,
+    superseded: Vec<[u8; 8]>,
     table: Table,
 }
 
 impl Segment {
-    pub(super) fn new(id: SegmentId, packs: Vec<Arc<PackInfo>>, table: Table) -> Self {
-        Self { id, packs, table }
+    pub(super) fn new(
+        id: SegmentId,
+        packs: Vec<Arc<PackInfo>>,
+        superseded: Vec<[u8; 8]>,
+        table: Table,
+    ) -> Self {
+        Self {
+            id,
+            packs,
+            superseded,
+            table,
+        }
+    }
+
+    /// First bytes of the ids of segments that this one replaces.
+    pub(super) fn superseded(&self) -> &[[u8; 8]] {
+        &self.superseded
     }
 
     /// The segment's id; all zero when it exists in this process only.
@@ -43,30 +59,37 @@ impl Segment {
             .ok_or_else(|| ReadError::damaged(format!("index segment {}", self.id), "an entry names no pack"))
     }
 
-    pub(super) fn find(&self, id: &BlobId, absent: &HashSet<PackId>) -> Result<Option<Place>, ReadError> {
-        let first = self.table.lower_bound(id);
-        for row in first..self.len() {
-            match self.table.entry(row)? {
-                Some(entry) if entry.id == *id => {
-                    let place = self.place(&entry)?;
-                    if absent.is_empty() || !absent.contains(&place.pack.id) {
-                        return Ok(Some(place));
-                    }
+    /// Rows of a blob, in order.
+    fn rows_of(&self, id: &BlobId) -> impl Iterator<Item = Result<IndexEntry, ReadError>> {
+        let mut next = self.table.first_of(id).transpose();
+        std::iter::from_fn(move || {
+            let row = match next.take()? {
+                Ok(row) => row,
+                Err(error) => return Some(Err(error)),
+            };
+            match self.table.entry(row) {
+                Ok(Some(entry)) if entry.id == *id => {
+                    next = Some(Ok(row + 1));
+                    Some(Ok(entry))
                 }
-                _ => break,
+                Ok(_) => None,
+                Err(error) => Some(Err(error)),
+            }
+        })
+    }
+
+    pub(super) fn find(&self, id: &BlobId, absent: &HashSet<PackId>) -> Result<Option<Place>, ReadError> {
+        for entry in self.rows_of(id) {
+            let place = self.place(&entry?)?;
+            if absent.is_empty() || !absent.contains(&place.pack.id) {
+                return Ok(Some(place));
             }
         }
         Ok(None)
     }
 
-    pub(super) fn places(&self, id: &BlobId, places: &mut Vec<Place>) -> Result<(), ReadError> {
-        for row in self.table.lower_bound(id)..self.len() {
-            match self.table.entry(row)? {
-                Some(entry) if entry.id == *id => places.push(self.place(&entry)?),
-                _ => break,
-            }
-        }
-        Ok(())
+    pub(super) fn places(&self, id: &BlobId) -> Result<Vec<Place>, ReadError> {
+        self.rows_of(id).map(|entry| self.place(&entry?)).collect()
     }
 
     fn place(&self, entry: &IndexEntry) -> Result<Place, ReadError> {
@@ -79,19 +102,13 @@ impl Segment {
         })
     }
 
-    pub(super) fn entry(&self, row: usize) -> Result<Option<IndexEntry>, ReadError> {
-        self.table.entry(row)
-    }
-
     pub(super) fn for_each(
         &self,
         mut visit: impl FnMut(&Arc<PackInfo>, &IndexEntry),
     ) -> Result<(), ReadError> {
-        for row in 0..self.len() {
-            if let Some(entry) = self.table.entry(row)? {
-                visit(self.pack_of(&entry)?, &entry);
-            }
-        }
-        Ok(())
+        self.table.for_each(|entry| {
+            visit(self.pack_of(&entry)?, &entry);
+            Ok(())
+        })
     }
 }

@@ -1,5 +1,6 @@
 //! Reading metadata through the local copies: only what was verified is kept, and what is kept and wrong is read again.
 
+use crate::index::Loading;
 use crate::read_error::ReadError;
 use crate::storage::cache::MetadataCache;
 
@@ -16,7 +17,17 @@ impl Repository {
 
     /// The local copies, where there are any and this handle may use them.
     pub(crate) fn cache(&self) -> Option<&MetadataCache> {
-        self.inner.cache.as_ref().filter(|_| self.cached)
+        self.inner.cache.as_deref().filter(|_| self.cached)
+    }
+
+    /// Where segments of the index are loaded from.
+    pub(super) fn loading(&self) -> Loading<'_> {
+        Loading {
+            storage: self.storage(),
+            keys: self.keys(),
+            cache: self.inner.cache.as_ref().filter(|_| self.cached),
+            far: self.inner.read_ahead,
+        }
     }
 
     /// Whether reads are to be made ahead and in parallel.

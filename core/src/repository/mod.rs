@@ -18,7 +18,7 @@ use crate::crypto::keys::Keys;
 use crate::environment::Environment;
 use crate::format::config::Config;
 use crate::id::{BlobId, SlotId};
-use crate::index::{Index, Place, SegmentProblem};
+use crate::index::{Claimed, Index, Place, SegmentProblem};
 use crate::read_error::ReadError;
 use crate::storage::Storage;
 use crate::storage::cache::MetadataCache;
@@ -42,6 +42,9 @@ pub use tree::{EntryCursor, ReadFileError, is_below, split_path};
 pub struct OpenOptions {
     /// Where large index tables may be kept while the repository is open; without it they are kept in memory.
     pub cache_directory: Option<PathBuf>,
+    /// Index tables up to this size are read at once and kept in memory, in bytes; those that are larger are read as they are needed.
+    /// Without it, what is usual.
+    pub heap_index_bytes: Option<usize>,
     /// Whether metadata that was read is kept there for the next time, up to about this many bytes. For storages that are far away.
     pub metadata_cache_bytes: Option<u64>,
     /// Whether reads are made ahead and in parallel, because each takes long. For storages that are far away.
@@ -82,11 +85,12 @@ struct Inner {
     keys: Keys,
     index: Index,
     index_problems: Vec<SegmentProblem>,
-    cache: Option<MetadataCache>,
+    cache: Option<Arc<MetadataCache>>,
     read_ahead: bool,
     environment: Environment,
     slot: Option<SlotId>,
-    adoption: Mutex<bool>,
+    /// Set once packs that no segment names were looked through: how many segments had turned out damaged by then.
+    adoption: Mutex<Option<usize>>,
     session: Mutex<()>,
 }
 
@@ -140,18 +144,48 @@ impl Repository {
         }
         {
             let mut adopted = self.inner.adoption.lock().unwrap_or_else(PoisonError::into_inner);
-            if *adopted {
+            if *adopted == Some(self.index().abandoned_count()) {
                 return self.index().find(id);
             }
-            self.index()
-                .load(self.storage().as_ref(), self.keys(), self.cache())?;
+            self.index().load(self.loading())?;
             if self.index().find(id)?.is_none() {
-                let packs = self.unindexed_packs()?;
+                let abandoned = self.index().abandoned_count();
+                let known = self.index().packs().iter().map(|pack| pack.id).collect();
+                let packs = self.packs_besides(&known)?;
                 self.index().adopt(packs)?;
-                *adopted = true;
+                *adopted = Some(abandoned);
             }
         }
         self.index().find(id)
+    }
+
+    /// Asks who stores a blob in this session; the first who asks for an unknown one gets the claim.
+    pub(crate) fn claim(&self, id: BlobId) -> Result<Claimed, ReadError> {
+        loop {
+            if self.index().is_known(&id)? {
+                return Ok(Claimed::Known);
+            }
+            if self.index().is_settled() {
+                return Ok(self.index().claim_unknown(id));
+            }
+            self.make_up_for_damage()?;
+        }
+    }
+
+    /// A segment turned out damaged after the session began: segments that it had replaced are loaded, and packs that none names now
+    /// are taken into the session, so that what they hold is not stored again and stands in a sound segment at its end.
+    fn make_up_for_damage(&self) -> Result<(), ReadError> {
+        let _adopting = self.inner.adoption.lock().unwrap_or_else(PoisonError::into_inner);
+        let abandoned = self.index().abandoned_count();
+        if !self.index().is_settled() {
+            self.index().load(self.loading())?;
+            let mut known = self.index().published_packs();
+            known.extend(self.index().pending_packs());
+            let packs = self.packs_besides(&known)?;
+            self.index().adopt_into_session(packs);
+            self.index().settle(abandoned);
+        }
+        Ok(())
     }
 
     /// Numbers about the repository.
@@ -159,9 +193,9 @@ impl Repository {
         let (snapshots, _) = self.snapshots()?;
         let packs = self.index().packs();
         let mut unique_bytes = 0;
-        let (blobs, segments) = self.index().counts();
         self.index()
             .for_each(|_, entry| unique_bytes += u64::from(entry.blob_length))?;
+        let (blobs, segments) = self.index().counts();
         Ok(Statistics {
             snapshots: snapshots.len() as u64,
             logical_bytes: snapshots

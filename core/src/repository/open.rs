@@ -9,7 +9,7 @@ use crate::format::FORMAT_VERSION;
 use crate::format::codec::DecodeError;
 use crate::format::config::{Config, ConfigTag, MAX_CONFIG_BYTES};
 use crate::id::SlotId;
-use crate::index::Index;
+use crate::index::{Index, Loading};
 use crate::read_error::ReadError;
 use crate::storage::cache::MetadataCache;
 use crate::storage::{Storage, StorageError, StorageErrorKind};
@@ -116,10 +116,19 @@ impl Repository {
                 why: "it was not written with this repository's key".to_owned(),
             });
         }
-        let cache = metadata_cache(&options, &keys);
-        let index = Index::empty(config.mode(), options.cache_directory);
+        let cache = metadata_cache(&options, &keys).map(Arc::new);
+        let index = match options.heap_index_bytes {
+            Some(bytes) => Index::with_heap_bytes(config.mode(), options.cache_directory, bytes),
+            None => Index::empty(config.mode(), options.cache_directory),
+        };
+        let loading = Loading {
+            storage: &storage,
+            keys: &keys,
+            cache: cache.as_ref(),
+            far: options.read_ahead,
+        };
         let index_problems = index
-            .load(storage.as_ref(), &keys, cache.as_ref())
+            .load(loading)
             .map_err(|error| OpenError::from_read(&location, error))?;
         for problem in &index_problems {
             tracing::warn!(
@@ -138,7 +147,7 @@ impl Repository {
             read_ahead: options.read_ahead,
             environment,
             slot,
-            adoption: Mutex::new(false),
+            adoption: Mutex::new(None),
             session: Mutex::new(()),
         };
         Ok(Self {

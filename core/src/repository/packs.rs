@@ -113,10 +113,12 @@ impl Repository {
         Ok(objects)
     }
 
-    /// Opens the packs that no index segment names: stored by a session that was interrupted, or whose segment was lost.
+    /// Opens the packs that are not known: stored by a session that was interrupted, or whose segment was lost.
     /// A damaged one is left alone: `check` names it.
-    pub(crate) fn unindexed_packs(&self) -> Result<Vec<(PackInfo, Vec<ContentsFrame>)>, ReadError> {
-        let known: HashSet<PackId> = self.index().published_packs();
+    pub(crate) fn packs_besides(
+        &self,
+        known: &HashSet<PackId>,
+    ) -> Result<Vec<(PackInfo, Vec<ContentsFrame>)>, ReadError> {
         let mut found = Vec::new();
         for object in self.list_packs()? {
             let Some(id) = pack_id_of(&object.key).filter(|id| !known.contains(id)) else {

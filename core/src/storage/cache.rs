@@ -59,6 +59,16 @@ impl MetadataCache {
         Some(bytes)
     }
 
+    /// Whether a piece seems to be there; it may yet turn out not to be genuine, or go. It counts as used.
+    pub fn has(&self, key: &str, offset: u64, length: u64) -> bool {
+        let path = self.path(&self.name(key, offset, length));
+        let is_there = fs::metadata(&path).is_ok_and(|file| file.len() == length + TAG_BYTES as u64);
+        if is_there {
+            mark_used(&path);
+        }
+        is_there
+    }
+
     /// Keeps a piece whose content was verified.
     pub fn store(&self, key: &str, offset: u64, length: u64, bytes: &[u8]) {
         let name = self.name(key, offset, length);
