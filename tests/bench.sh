@@ -373,6 +373,7 @@ scale_case() {
     fi
     say "$name"
     generate "$kind" "$work/corpus" "$number"
+    sleep 3 # what changed in the last two seconds before a backup is read again by the next
     plakar at "$work/plakar" create
     cd "$work/corpus"
     measure "$name" "first backup" "$PLAKAR" -quiet at "$work/plakar" backup .
@@ -402,11 +403,13 @@ large_index() {
     say "$name"
     plakar at "$work/plakar" create
     generate many "$work/corpus" 2000
+    sleep 3
     cd "$work/corpus"
     plakar at "$work/plakar" backup .
     "$TOOLS/grow-index" "$work/plakar" "$number"
     note "$name" repository "$(bytes_in "$work/plakar/index")"
     measure "$name" "ls" "$PLAKAR" -quiet at "$work/plakar" ls
+    measure "$name" "ls -recursive, no summaries yet" "$PLAKAR" -quiet at "$work/plakar" ls -recursive :/
     measure "$name" "ls -recursive" "$PLAKAR" -quiet at "$work/plakar" ls -recursive :/
     measure "$name" "unchanged backup" "$PLAKAR" -quiet at "$work/plakar" backup .
     head -c 10M /dev/urandom >new

@@ -32,8 +32,8 @@ use crate::ui::Output;
 use crate::ui::format::{escaped, one_line};
 use crate::ui::json::ProblemEvent;
 
-/// Local copies of metadata, of all repositories that are far away.
-const METADATA_CACHE_BYTES: u64 = 6 << 30;
+/// Local copies of metadata, of all repositories together.
+const CACHE_BYTES: u64 = 6 << 30;
 
 /// How long a call to another machine may show no life. A disk of this one may have to wake up.
 pub(crate) const FAR_TIMEOUT: Duration = Duration::from_mins(2);
@@ -381,8 +381,8 @@ impl Context {
         let options = OpenOptions {
             heap_index_bytes: None,
             cache_directory: self.cache_folder(),
-            metadata_cache_bytes: (place.is_far() && !self.options.no_cache).then_some(METADATA_CACHE_BYTES),
-            read_ahead: place.is_far(),
+            cache_bytes: (!self.options.no_cache).then_some(CACHE_BYTES),
+            far: place.is_far(),
         };
         Repository::open(storage, passphrase.as_ref(), options, self.environment.clone())
     }

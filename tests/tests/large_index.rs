@@ -67,6 +67,7 @@ impl Stored {
             storage: &self.counted,
             keys: &self.keys,
             cache,
+            summaries: None,
             far: cache.is_some(),
         });
         assert!(problems.unwrap().is_empty());
@@ -172,6 +173,42 @@ fn opening_reads_a_little_and_a_search_reads_the_block_that_it_needs() {
 }
 
 #[test]
+fn what_is_new_is_known_to_be_new_without_reading_the_index_again() {
+    let stored = stored(Mode::Encrypted);
+    let summaries = stored.cache();
+    let open = || {
+        let index = Index::empty(stored.mode, Some(stored.folder.path().join("tables")));
+        let problems = index.load(Loading {
+            storage: &stored.counted,
+            keys: &stored.keys,
+            cache: None,
+            summaries: Some(&summaries),
+            far: false,
+        });
+        assert!(problems.unwrap().is_empty());
+        index
+    };
+    let index = open();
+    some().for_each(|number| assert_finds(&index, number));
+    let index = open();
+    let opened = stored.received();
+    let new = || BLOBS..BLOBS + 50;
+    assert!(new().all(|number| index.find(&blob_id(number)).unwrap().is_none()));
+    let read = stored.received() - opened;
+    assert!(read < 5 << 20, "{read} bytes were read to find nothing");
+    some().for_each(|number| assert_finds(&index, number));
+    // Summaries that somebody changed are made again.
+    change_files(&stored.folder.path().join("metadata"), &|path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[60] ^= 255;
+        std::fs::write(path, bytes).unwrap();
+    });
+    let index = open();
+    some().for_each(|number| assert_finds(&index, number));
+    assert!(new().all(|number| index.find(&blob_id(number)).unwrap().is_none()));
+}
+
+#[test]
 fn what_is_far_is_read_once_and_then_from_local_copies() {
     let stored = stored(Mode::Encrypted);
     let all: u64 = stored.segments().iter().map(|(_, size)| size).sum();
@@ -240,6 +277,7 @@ fn a_damaged_block_costs_its_segment_and_nothing_else() {
             storage: &stored.counted,
             keys: &stored.keys,
             cache: None,
+            summaries: None,
             far: false,
         });
         assert!(loaded.unwrap().is_empty());

@@ -42,6 +42,8 @@ pub struct Loading<'a> {
     pub keys: &'a Keys,
     /// Where local copies are kept.
     pub cache: Option<&'a Arc<MetadataCache>>,
+    /// Where summaries of blocks are kept.
+    pub summaries: Option<&'a Arc<MetadataCache>>,
     /// Whether each read takes long. Of others, large segments are read a block at a time when the block is first asked for, as are
     /// those of which the local copies are complete.
     pub far: bool,
@@ -110,6 +112,7 @@ impl Index {
             let blocks = Blocks {
                 storage: Arc::clone(from.storage),
                 cache: from.cache.cloned(),
+                summaries: from.summaries.cloned(),
                 object: object.clone(),
                 blocks_offset: source.position(),
                 opened: source.opened()?,
@@ -146,6 +149,7 @@ fn is_near(from: Loading<'_>, object: &ObjectInfo) -> bool {
 struct Blocks {
     storage: Arc<dyn Storage>,
     cache: Option<Arc<MetadataCache>>,
+    summaries: Option<Arc<MetadataCache>>,
     object: ObjectInfo,
     blocks_offset: u64,
     opened: Opened,
@@ -176,9 +180,24 @@ impl BlockSource for Blocks {
             sealed.map_err(|error| ReadError::required(&self.object.key, error))?,
         )
     }
+
+    fn kept_summary(&self, number: usize, length: usize) -> Option<Vec<u8>> {
+        let summaries = self.summaries.as_ref()?;
+        summaries.load(&self.summary_name(), number as u64, length as u64)
+    }
+
+    fn keep_summary(&self, number: usize, summary: &[u8]) {
+        if let Some(summaries) = &self.summaries {
+            summaries.store(&self.summary_name(), number as u64, summary.len() as u64, summary);
+        }
+    }
 }
 
 impl Blocks {
+    fn summary_name(&self) -> String {
+        format!("{}, summaries 1", self.object.key)
+    }
+
     fn open(&self, offset: u64, sealed: Vec<u8>) -> Result<Vec<u8>, ReadError> {
         open_block(
             &self.object.key,

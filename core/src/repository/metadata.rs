@@ -26,13 +26,14 @@ impl Repository {
             storage: self.storage(),
             keys: self.keys(),
             cache: self.inner.cache.as_ref().filter(|_| self.cached),
-            far: self.inner.read_ahead,
+            summaries: self.inner.summaries.as_ref().filter(|_| self.cached),
+            far: self.inner.far,
         }
     }
 
     /// Whether reads are to be made ahead and in parallel.
     pub(crate) fn reads_ahead(&self) -> bool {
-        self.inner.read_ahead
+        self.inner.far
     }
 
     /// Reads a range of an object that must be there, and has `open` verify it and make something of it.

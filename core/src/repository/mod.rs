@@ -45,10 +45,11 @@ pub struct OpenOptions {
     /// Index tables up to this size are read at once and kept in memory, in bytes; those that are larger are read as they are needed.
     /// Without it, what is usual.
     pub heap_index_bytes: Option<usize>,
-    /// Whether metadata that was read is kept there for the next time, up to about this many bytes. For storages that are far away.
-    pub metadata_cache_bytes: Option<u64>,
-    /// Whether reads are made ahead and in parallel, because each takes long. For storages that are far away.
-    pub read_ahead: bool,
+    /// How much is kept there from one time to the next, in bytes, of all repositories together: summaries of a large index and, of
+    /// those that are far away, metadata that was read. Without it nothing is kept.
+    pub cache_bytes: Option<u64>,
+    /// Whether the storage is far away: then metadata is kept, and reads are made ahead and in parallel, because each takes long.
+    pub far: bool,
 }
 
 /// Numbers about a repository.
@@ -86,7 +87,8 @@ struct Inner {
     index: Index,
     index_problems: Vec<SegmentProblem>,
     cache: Option<Arc<MetadataCache>>,
-    read_ahead: bool,
+    summaries: Option<Arc<MetadataCache>>,
+    far: bool,
     environment: Environment,
     slot: Option<SlotId>,
     /// Set once packs that no segment names were looked through: how many segments had turned out damaged by then.

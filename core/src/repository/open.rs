@@ -116,7 +116,8 @@ impl Repository {
                 why: "it was not written with this repository's key".to_owned(),
             });
         }
-        let cache = metadata_cache(&options, &keys).map(Arc::new);
+        let summaries = local_cache(&options, &keys).map(Arc::new);
+        let cache = summaries.clone().filter(|_| options.far);
         let index = match options.heap_index_bytes {
             Some(bytes) => Index::with_heap_bytes(config.mode(), options.cache_directory, bytes),
             None => Index::empty(config.mode(), options.cache_directory),
@@ -125,7 +126,8 @@ impl Repository {
             storage: &storage,
             keys: &keys,
             cache: cache.as_ref(),
-            far: options.read_ahead,
+            summaries: summaries.as_ref(),
+            far: options.far,
         };
         let index_problems = index
             .load(loading)
@@ -144,7 +146,8 @@ impl Repository {
             index,
             index_problems,
             cache,
-            read_ahead: options.read_ahead,
+            summaries,
+            far: options.far,
             environment,
             slot,
             adoption: Mutex::new(None),
@@ -158,9 +161,9 @@ impl Repository {
 }
 
 /// The local copies of all repositories lie in one folder and share its limit; their keys tell them apart.
-fn metadata_cache(options: &OpenOptions, keys: &Keys) -> Option<MetadataCache> {
+fn local_cache(options: &OpenOptions, keys: &Keys) -> Option<MetadataCache> {
     let folder = options.cache_directory.as_ref()?.join("metadata");
-    let limit_bytes = options.metadata_cache_bytes?;
+    let limit_bytes = options.cache_bytes?;
     Some(MetadataCache::new(folder, keys.cache_key(), limit_bytes))
 }
 

@@ -33,6 +33,12 @@ const HEAP_BYTES: usize = 4 << 20;
 pub(in crate::index) trait BlockSource: std::fmt::Debug + Send + Sync {
     /// The rows of a block, verified and in order.
     fn block(&self, number: usize) -> Result<Vec<u8>, ReadError>;
+
+    /// The summary of a block that was kept when it was last read, if that is to be had and genuine.
+    fn kept_summary(&self, number: usize, length: usize) -> Option<Vec<u8>>;
+
+    /// Keeps the summary of a block for the next time.
+    fn keep_summary(&self, number: usize, summary: &[u8]);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -123,10 +129,10 @@ impl Scratch {
 /// One block.
 #[derive(Debug, Default)]
 struct Block {
-    /// Set once its rows were read.
+    /// Set once its rows were read, in this process or in an earlier one.
     summary: OnceLock<Summary>,
-    /// Where they are in the file, when they could be written.
-    place: OnceLock<(Arc<File>, u64)>,
+    /// Where its rows are in the file, once they were read; `None` when they could not be written.
+    place: OnceLock<Option<(Arc<File>, u64)>>,
     held: Mutex<Option<Rows>>,
 }
 
@@ -169,6 +175,28 @@ impl Summary {
             first: id(first),
             last: id(last),
             filter,
+        })
+    }
+}
+
+/// Length of a summary without its filter.
+const ENDS_BYTES: usize = 2 * BlobId::LENGTH;
+
+impl Summary {
+    fn write(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&self.first.0);
+        bytes.extend_from_slice(&self.last.0);
+        self.filter.write(&mut bytes);
+        bytes
+    }
+
+    fn read(rows: usize, bytes: &[u8]) -> Option<Self> {
+        let (ends, filter) = bytes.split_at_checked(ENDS_BYTES)?;
+        Some(Self {
+            first: BlobId(*ends.first_chunk()?),
+            last: BlobId(*ends.last_chunk()?),
+            filter: Filter::read(rows, filter)?,
         })
     }
 }
@@ -217,18 +245,24 @@ impl BlockTable {
         self.rows.saturating_sub(before).min(BLOCK_ENTRIES) * ENTRY_BYTES
     }
 
-    /// Writes the rows of a block into the file. Where that cannot be, they are returned.
+    /// Writes the rows of a block into the file and sums them up. Where they cannot be written, they are returned.
     fn put(&self, block: &Block, rows: Vec<u8>) -> Result<Option<Rows>, ReadError> {
-        let summary = Summary::of(&rows)?;
-        if let (Some(file), start) = self.scratch.reserve() {
-            match file.write_all_at(&rows, start) {
-                // Before the summary, which says that there is something to map.
-                Ok(()) => drop(block.place.set((file, start))),
-                Err(error) => self.scratch.tell(&error),
-            }
+        if block.summary.get().is_none() {
+            let summary = Summary::of(&rows)?;
+            block.summary.get_or_init(|| summary);
         }
-        block.summary.get_or_init(|| summary);
-        Ok(block.place.get().is_none().then(|| Rows::Heap(Arc::new(rows))))
+        let place = match self.scratch.reserve() {
+            (Some(file), start) => match file.write_all_at(&rows, start) {
+                Ok(()) => Some((file, start)),
+                Err(error) => {
+                    self.scratch.tell(&error);
+                    None
+                }
+            },
+            (None, _) => None,
+        };
+        let written = block.place.get_or_init(|| place).is_some();
+        Ok((!written).then(|| Rows::Heap(Arc::new(rows))))
     }
 
     /// Reads a block from its source. Whoever calls this holds the block's lock.
@@ -241,10 +275,15 @@ impl BlockTable {
                 "a block has another length",
             ));
         }
-        if block.summary.get().is_some() {
+        if block.place.get().is_some() {
             return Ok(Some(Rows::Heap(Arc::new(rows))));
         }
-        self.put(block, rows)
+        let is_new = block.summary.get().is_none();
+        let rows = self.put(block, rows)?;
+        if let (true, Some(summary)) = (is_new, block.summary.get()) {
+            source.keep_summary(number, &summary.write());
+        }
+        Ok(rows)
     }
 
     /// The rows of a block.
@@ -256,16 +295,16 @@ impl BlockTable {
                 return Ok(rows.clone());
             }
             let filled = match block.place.get() {
-                Some(_) => None,
-                None => self.fill(number, block)?,
+                Some(Some(_)) => None,
+                _ => self.fill(number, block)?,
             };
             let rows = match (filled, block.place.get()) {
                 (Some(rows), _) => rows,
-                (None, Some((file, start))) => {
+                (None, Some(Some((file, start)))) => {
                     let map = map(file, *start, self.length_of(number));
                     Rows::Mapped(Arc::new(map.map_err(|error| cache_error(&error))?))
                 }
-                (None, None) => return Err(left_out()),
+                (None, _) => return Err(left_out()),
             };
             held.insert(rows).clone()
         };
@@ -276,10 +315,20 @@ impl BlockTable {
     fn summary(&self, number: usize) -> Result<&Summary, ReadError> {
         let block = self.block(number)?;
         if block.summary.get().is_none() {
-            // It leaves its rows in memory, for who will most often ask for them next.
-            self.rows(number)?;
+            match self.kept_summary(number) {
+                Some(summary) => drop(block.summary.set(summary)),
+                // It leaves the rows in memory, for who will most often ask for them next.
+                None => drop(self.rows(number)?),
+            }
         }
         block.summary.get().ok_or_else(left_out)
+    }
+
+    fn kept_summary(&self, number: usize) -> Option<Summary> {
+        let rows = self.length_of(number) / ENTRY_BYTES;
+        let length = ENDS_BYTES + Filter::bytes(rows);
+        let kept = self.source.as_ref()?.kept_summary(number, length)?;
+        Summary::read(rows, &kept)
     }
 
     /// The first row of a blob, if it has any.
@@ -428,6 +477,18 @@ mod tests {
     impl BlockSource for InMemory {
         fn block(&self, number: usize) -> Result<Vec<u8>, ReadError> {
             Ok(self.0.chunks(BLOCK_BYTES).nth(number).unwrap().to_vec())
+        }
+
+        /// Of every other block.
+        fn kept_summary(&self, number: usize, length: usize) -> Option<Vec<u8>> {
+            let summary = Summary::of(&self.block(number).unwrap()).unwrap().write();
+            assert_eq!(summary.len(), length);
+            number.is_multiple_of(2).then_some(summary)
+        }
+
+        fn keep_summary(&self, number: usize, summary: &[u8]) {
+            let is_kept = number.is_multiple_of(2);
+            assert!(!is_kept && !summary.is_empty(), "it was kept already");
         }
     }
 

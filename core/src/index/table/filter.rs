@@ -16,16 +16,45 @@ const IDS_OF_LINE: usize = 42;
 #[derive(Debug)]
 pub(super) struct Filter(Box<[[u64; LINE_WORDS]]>);
 
+fn lines(ids: usize) -> usize {
+    ids.div_ceil(IDS_OF_LINE).max(1)
+}
+
 impl Filter {
     /// A filter for that many ids, still empty.
     pub(super) fn new(ids: usize) -> Self {
-        Self(vec![[0; LINE_WORDS]; ids.div_ceil(IDS_OF_LINE).max(1)].into())
+        Self(vec![[0; LINE_WORDS]; lines(ids)].into())
     }
 
     fn line_of(&self, key: &[u8]) -> usize {
         let chosen = part(key, 8);
         // The high half of the product: a uniform number below the count, without a division.
         usize::try_from((u128::from(chosen) * self.0.len() as u128) >> 64).unwrap_or(0)
+    }
+
+    /// Length of what [`Filter::write`] writes for that many ids.
+    pub(super) fn bytes(ids: usize) -> usize {
+        lines(ids) * LINE_WORDS * 8
+    }
+
+    /// Its words, little-endian.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        for word in self.0.iter().flatten() {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    /// Reads what [`Filter::write`] wrote for that many ids.
+    pub(super) fn read(ids: usize, bytes: &[u8]) -> Option<Self> {
+        let mut filter = Self::new(ids);
+        let (words, rest) = bytes.as_chunks::<8>();
+        if words.len() != filter.0.len() * LINE_WORDS || !rest.is_empty() {
+            return None;
+        }
+        for (word, bytes) in filter.0.iter_mut().flatten().zip(words) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        Some(filter)
     }
 
     /// Adds the id that `key` begins with.
@@ -89,5 +118,10 @@ mod tests {
             .count();
         assert!(wrong < 1_000, "{wrong} of 100,000 seem to be there");
         assert!(!Filter::new(0).may_have(&id(1)));
+        let mut bytes = Vec::new();
+        filter.write(&mut bytes);
+        let again = Filter::read(20_000, &bytes).unwrap();
+        assert!((0..120_000).all(|number| again.may_have(&id(number)) == filter.may_have(&id(number))));
+        assert!(Filter::read(20_100, &bytes).is_none() && Filter::read(20_000, &bytes[1..]).is_none());
     }
 }
