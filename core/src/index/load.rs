@@ -114,7 +114,7 @@ impl Index {
                 cache: from.cache.cloned(),
                 summaries: from.summaries.cloned(),
                 object: object.clone(),
-                blocks_offset: source.position(),
+                first_offset: source.position(),
                 opened: source.opened()?,
                 entries,
                 packs: head.packs.len(),
@@ -151,7 +151,7 @@ struct Blocks {
     cache: Option<Arc<MetadataCache>>,
     summaries: Option<Arc<MetadataCache>>,
     object: ObjectInfo,
-    blocks_offset: u64,
+    first_offset: u64,
     opened: Opened,
     entries: usize,
     packs: usize,
@@ -164,7 +164,7 @@ impl BlockSource for Blocks {
             .saturating_sub(number * BLOCK_ENTRIES)
             .min(BLOCK_ENTRIES);
         let length = (rows * ENTRY_BYTES + TAG_BYTES) as u64;
-        let offset = self.blocks_offset + (number * (BLOCK_ENTRIES * ENTRY_BYTES + TAG_BYTES)) as u64;
+        let offset = self.first_offset + (number * (BLOCK_ENTRIES * ENTRY_BYTES + TAG_BYTES)) as u64;
         if let Some(sealed) = self.kept(offset, length) {
             match self.open(offset, sealed) {
                 Err(error) if error.is_damage() => {

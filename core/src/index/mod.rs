@@ -229,9 +229,10 @@ impl Index {
 
     /// The same, of a blob that was not known a moment ago. Others may have asked too; the insertion decides.
     pub(crate) fn claim_unknown(&self, id: BlobId) -> Claimed {
-        match self.shard(&id).is_some_and(|shard| lock(shard).insert(id)) {
-            true => Claimed::Fresh(Claim { id }),
-            false => Claimed::Known,
+        if self.shard(&id).is_some_and(|shard| lock(shard).insert(id)) {
+            Claimed::Fresh(Claim { id })
+        } else {
+            Claimed::Known
         }
     }
 

@@ -109,7 +109,7 @@ impl Table {
         };
         match self {
             Self::Heap(bytes) => all(bytes),
-            Self::Blocks(blocks) => (0..blocks.count()).try_for_each(|number| all(&*blocks.rows(number)?)),
+            Self::Blocks(blocks) => (0..blocks.count()).try_for_each(|number| all(&blocks.rows(number)?)),
         }
     }
 

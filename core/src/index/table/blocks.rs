@@ -169,7 +169,9 @@ impl Summary {
             return Err(left_out());
         };
         let mut filter = Filter::new(keys.len());
-        keys.iter().for_each(|key| filter.add(key));
+        for key in keys {
+            filter.add(key);
+        }
         let id = |key: &[u8; ENTRY_BYTES]| BlobId(key.first_chunk().copied().unwrap_or([0; BlobId::LENGTH]));
         Ok(Self {
             first: id(first),
