@@ -110,10 +110,14 @@ impl Client {
     }
 
     async fn end_of_patience(&self, call: &Call) -> Error {
+        let mut waited = Duration::ZERO;
         loop {
             tokio::time::sleep(TICK).await;
             if call.cancelled() {
-                return stopped();
+                if !call.must_go_on() || waited >= LAST_WORDS {
+                    return stopped();
+                }
+                waited += TICK;
             }
             if call.idle() > self.config.idle_timeout {
                 let seconds = self.config.idle_timeout.as_secs();

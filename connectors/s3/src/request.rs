@@ -115,6 +115,8 @@ pub(crate) struct Call {
     last_milliseconds: Arc<AtomicU64>,
     /// How many of its requests the host holds back at the moment.
     held_back: Arc<AtomicUsize>,
+    /// How many of its requests must come to their end although the host wants no more.
+    must_end: Arc<AtomicUsize>,
 }
 
 impl Call {
@@ -124,7 +126,21 @@ impl Call {
             begun: Instant::now(),
             last_milliseconds: Arc::default(),
             held_back: Arc::default(),
+            must_end: Arc::default(),
         }
+    }
+
+    /// Runs `work` to its end although the host may meanwhile want no more: what it leaves behind could not be cleared away.
+    pub(crate) async fn go_on_with<T>(&self, work: impl Future<Output = T>) -> T {
+        self.must_end.fetch_add(1, Ordering::SeqCst);
+        let done = work.await;
+        self.must_end.fetch_sub(1, Ordering::SeqCst);
+        done
+    }
+
+    /// Whether a request is under way that must come to its end.
+    pub(crate) fn must_go_on(&self) -> bool {
+        self.must_end.load(Ordering::SeqCst) > 0
     }
 
     /// So many bytes of objects have moved. Where the user limits the rate this takes its time, and that is no silence of the server.

@@ -77,7 +77,8 @@ impl Upload<'_> {
     }
 
     async fn put_parts(&self, call: &Call) -> std::result::Result<(), Failure> {
-        let upload = self.begin(call).await?;
+        // An upload of which the name has not arrived could not be ended.
+        let upload = call.go_on_with(self.begin(call)).await?;
         let upload = self.begun.get_or_init(|| upload);
         let part_bytes = part_bytes(self.bytes.len(), self.client.config.storing.part_bytes);
         let parts = self.bytes.chunks(part_bytes).zip(1..);

@@ -12,6 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::types::PutMode;
 
 const READERS: usize = 2;
+/// Failures that may pass, of one reader in a row.
+const MOST_TRANSIENT: u32 = 20;
 
 /// Runs `write` while readers look at `key`, and hands everything they read to `judge`.
 fn watch(
@@ -24,8 +26,19 @@ fn watch(
     let done = AtomicBool::new(false);
     let readers = (0..READERS).map(|_| area.other()).collect::<Result<Vec<_>>>()?;
     let watch_one = &|reader: Box<dyn Target>| -> Checked {
+        let mut failed = 0;
         while !done.load(Ordering::SeqCst) {
-            judge(read_whole(reader.as_ref(), key, length)?)?;
+            match read_whole(reader.as_ref(), key, length) {
+                // What may pass is tried again, as the host would; it shows nothing of the object.
+                Err(error) if error.kind == ErrorKind::Transient && failed < MOST_TRANSIENT => {
+                    failed += 1;
+                    thread::sleep(Duration::from_millis(100));
+                }
+                seen => {
+                    failed = 0;
+                    judge(seen?)?;
+                }
+            }
         }
         Ok(())
     };
