@@ -3,7 +3,7 @@
 #
 #   tests/bench.sh [CORPUS]     a folder; it is copied, not touched. Default: the sources of Linux 6.1, a Debian package
 #   tests/bench.sh --scale      plakar alone: a 10 GB file, 1,000,000 small files, 200,000 entries in one folder, an index of 100,000,000 blobs
-#   tests/bench.sh --remote [CORPUS]   plakar and restic, over SFTP and S3, and 256 MB by OpenSSH's sftp and by our connector
+#   tests/bench.sh --remote [CORPUS]   plakar and restic, over SFTP and S3, and 256 MiB by OpenSSH's sftp and by our connector
 #
 #   REPEAT=3                    how many turns
 #   BENCH_DIR=/dev/shm          where everything is kept: a tmpfs, because disks vary more than programs do
@@ -467,7 +467,7 @@ remote_step() {
 
 # The same files by OpenSSH's own program and by our connector alone.
 same_objects() {
-    local rtt=$1 ours theirs
+    local rtt=$1 ours theirs number turn
     if [ ! -d "$work/objects" ]; then
         mkdir "$work/objects"
         for number in 1 2 3 4 5 6 7 8; do head -c 32M /dev/urandom >"$work/objects/$number"; done

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use plakar_core::plugin::{PluginError, Registry};
+
 /// Set by whoever has just built the whole workspace: then nothing is built again. Single packages are built with other features of
 /// their dependencies than all together, which would take minutes.
 const BUILT: &str = "PLAKAR_TESTS_BUILT";
@@ -28,6 +30,13 @@ pub fn packages(packages: &[&str]) -> PathBuf {
         );
     }
     folder
+}
+
+/// The connectors that were built beside the program that runs.
+pub fn connectors_beside() -> Result<Registry, PluginError> {
+    let program = std::env::current_exe().expect("a program knows its own path");
+    let folder = program.parent().expect("it lies in a folder");
+    Registry::load(&[], &[folder.to_owned()])
 }
 
 fn build(folder: &Path, packages: &[&str]) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use plakar_core::crypto::keys::Keys;
 use plakar_core::environment::Environment;
 use plakar_core::format::index_segment::PackInfo;
-use plakar_core::format::object::{Mode, ObjectKind};
+use plakar_core::format::object::{HEADER_BYTES, Mode, ObjectKind};
 use plakar_core::format::pack::{ContentsBlob, ContentsFrame};
 use plakar_core::id::{BlobId, PackId, SessionId};
 use plakar_core::index::{Index, Publisher};
@@ -18,7 +18,6 @@ pub const BLOBS_OF_PACK: u32 = 10_000;
 pub const BLOB_BYTES: u32 = 3_000;
 const FRAME_BLOBS: u32 = 100;
 const FRAME_BYTES: u32 = 100_000;
-const HEADER_BYTES: u32 = 40;
 /// What each pack would take.
 pub const PACK_BYTES: u64 = HEADER_BYTES as u64 + (BLOBS_OF_PACK / FRAME_BLOBS) as u64 * FRAME_BYTES as u64;
 
@@ -32,7 +31,7 @@ pub fn blob_id(number: u32) -> BlobId {
 pub fn pack(number: u32) -> (PackInfo, Vec<ContentsFrame>) {
     let first = number * BLOBS_OF_PACK;
     let frames = (0..BLOBS_OF_PACK / FRAME_BLOBS).map(|frame| ContentsFrame {
-        offset: HEADER_BYTES + frame * FRAME_BYTES,
+        offset: HEADER_BYTES as u32 + frame * FRAME_BYTES,
         length: FRAME_BYTES,
         blobs: (0..FRAME_BLOBS)
             .map(|blob| ContentsBlob {

@@ -62,16 +62,22 @@ impl Stored {
 
     /// The index, of which nothing is unusable yet.
     fn open(&self, cache: Option<&Arc<MetadataCache>>) -> Index {
+        self.open_at(cache, cache.is_some())
+    }
+
+    fn open_at(&self, cache: Option<&Arc<MetadataCache>>, far: bool) -> Index {
         let index = Index::empty(self.mode, Some(self.folder.path().join("tables")));
-        let problems = index.load(Loading {
+        assert!(index.load(self.loading(cache, far)).unwrap().is_empty());
+        index
+    }
+
+    fn loading<'a>(&'a self, cache: Option<&'a Arc<MetadataCache>>, far: bool) -> Loading<'a> {
+        Loading {
             storage: &self.counted,
             keys: &self.keys,
             cache,
-            summaries: None,
-            far: cache.is_some(),
-        });
-        assert!(problems.unwrap().is_empty());
-        index
+            far,
+        }
     }
 
     fn received(&self) -> u64 {
@@ -88,14 +94,14 @@ impl Stored {
         found.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
         found
     }
+}
 
-    /// Changes one byte of a segment, as far from its end as said.
-    fn damage(&self, key: &str, from_end: u64) {
-        let mut bytes = self.memory.get(key, 0, u64::MAX >> 1).unwrap();
-        let place = bytes.len() - usize::try_from(from_end).unwrap();
-        bytes[place] ^= 1;
-        put(&*self.memory, key, Arc::new(bytes));
-    }
+/// Changes one byte of an object, as far from its end as said.
+fn spoil(storage: &MemoryStorage, key: &str, from_end: usize) {
+    let mut bytes = storage.get(key, 0, u64::MAX >> 1).unwrap();
+    let place = bytes.len() - from_end;
+    bytes[place] ^= 1;
+    put(storage, key, Arc::new(bytes));
 }
 
 /// Some numbers of blobs all over.
@@ -176,18 +182,7 @@ fn opening_reads_a_little_and_a_search_reads_the_block_that_it_needs() {
 fn what_is_new_is_known_to_be_new_without_reading_the_index_again() {
     let stored = stored(Mode::Encrypted);
     let summaries = stored.cache();
-    let open = || {
-        let index = Index::empty(stored.mode, Some(stored.folder.path().join("tables")));
-        let problems = index.load(Loading {
-            storage: &stored.counted,
-            keys: &stored.keys,
-            cache: None,
-            summaries: Some(&summaries),
-            far: false,
-        });
-        assert!(problems.unwrap().is_empty());
-        index
-    };
+    let open = || stored.open_at(Some(&summaries), false);
     let index = open();
     some().for_each(|number| assert_finds(&index, number));
     let index = open();
@@ -262,7 +257,7 @@ fn a_damaged_block_costs_its_segment_and_nothing_else() {
         let stored = stored(mode);
         let (key, _) = stored.segments().remove(0);
         let index = stored.open(None);
-        stored.damage(&key, 500_000);
+        spoil(&stored.memory, &key, 500_000);
         let lost: Vec<u32> = some()
             .filter(|&number| index.find(&blob_id(number)).unwrap().is_none())
             .collect();
@@ -273,13 +268,7 @@ fn a_damaged_block_costs_its_segment_and_nothing_else() {
             .all(|number| (25..45).contains(&(number / BLOBS_OF_PACK)));
         assert!(!lost.is_empty() && (first || second));
         assert_eq!(index.counts().1, 2, "it is not used any more");
-        let loaded = index.load(Loading {
-            storage: &stored.counted,
-            keys: &stored.keys,
-            cache: None,
-            summaries: None,
-            far: false,
-        });
+        let loaded = index.load(stored.loading(None, false));
         assert!(loaded.unwrap().is_empty());
         assert_eq!(index.counts().1, 2, "nor is it taken up again");
         // What it said counts as new.
@@ -296,7 +285,7 @@ fn a_segment_of_which_a_block_is_damaged_is_not_merged() {
     let index = stored.open(None);
     let before = stored.segments();
     for (key, _) in before.iter().take(2) {
-        stored.damage(key, 500_000);
+        spoil(&stored.memory, key, 500_000);
     }
     let (info, frames) = pack(99);
     index.record(info, &frames);
@@ -361,14 +350,6 @@ fn only_segment(storage: &MemoryStorage) -> String {
     found.remove(0)
 }
 
-/// Changes a byte near the end of an object: of a segment, in its last block.
-fn spoil(storage: &MemoryStorage, key: &str) {
-    let mut bytes = storage.get(key, 0, u64::MAX >> 1).unwrap();
-    let place = bytes.len() - 30;
-    bytes[place] ^= 1;
-    put(storage, key, Arc::new(bytes));
-}
-
 #[test]
 fn a_backup_that_meets_a_damaged_block_stores_nothing_again_and_indexes_it_anew() {
     let folder = tempfile::tempdir().unwrap();
@@ -379,7 +360,7 @@ fn a_backup_that_meets_a_damaged_block_stores_nothing_again_and_indexes_it_anew(
     let storage = Arc::new(MemoryStorage::with_pack_bytes(1 << 20));
     snapshot_of(&create(Arc::clone(&storage) as _, None), tree.root());
     let segment = only_segment(&storage);
-    spoil(&storage, &segment);
+    spoil(&storage, &segment, 30);
     let before = stored_bytes(&storage);
     // Chunks that are there already, under other names: they are looked for, and nowhere else than in the segment.
     for number in 0..40 {
@@ -420,7 +401,7 @@ fn a_restore_that_meets_a_damaged_block_goes_back_to_what_the_segment_had_replac
     let snapshot = snapshot_of(&open_in_blocks(&storage, folder.path()), tree.root());
     list_all(&*storage, "index/", |object| {
         if object.key != old {
-            spoil(&storage, &object.key);
+            spoil(&storage, &object.key, 30);
         }
     })
     .unwrap();

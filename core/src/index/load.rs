@@ -40,13 +40,19 @@ pub struct Loading<'a> {
     pub storage: &'a Arc<dyn Storage>,
     /// Keys to open them.
     pub keys: &'a Keys,
-    /// Where local copies are kept.
+    /// Where summaries of blocks are kept and, of what is far away, copies of segments.
     pub cache: Option<&'a Arc<MetadataCache>>,
-    /// Where summaries of blocks are kept.
-    pub summaries: Option<&'a Arc<MetadataCache>>,
     /// Whether each read takes long. Of others, large segments are read a block at a time when the block is first asked for, as are
     /// those of which the local copies are complete.
     pub far: bool,
+}
+
+impl Loading<'_> {
+    /// Where copies of a segment are kept. Of one that is larger than anything of ours there are none.
+    fn copies(&self, object: &ObjectInfo) -> Option<&Arc<MetadataCache>> {
+        self.cache
+            .filter(|_| self.far && object.size_bytes <= MOST_BYTES_IN_BLOCKS)
+    }
 }
 
 impl Index {
@@ -80,7 +86,7 @@ impl Index {
                 continue;
             }
             let mut loaded = self.load_one(from, id, &object);
-            if let (Err(ReadError::Damaged { .. }), Some(cache)) = (&loaded, from.cache) {
+            if let (Err(ReadError::Damaged { .. }), Some(cache)) = (&loaded, from.copies(&object)) {
                 // It may be the local copy that is wrong.
                 forget(cache, &object);
                 let stored = Loading { cache: None, ..from };
@@ -102,21 +108,20 @@ impl Index {
     }
 
     fn load_one(&self, from: Loading<'_>, id: SegmentId, object: &ObjectInfo) -> Result<Segment, ReadError> {
-        let cache = from.cache.map(Arc::as_ref);
+        let copies = from.copies(object);
         // Of what is near, only the head may be read.
         let step = if from.far { FETCH_BYTES } else { PIECE_BYTES };
-        let mut source = Sequential::new(from.storage.as_ref(), cache, object, step);
+        let mut source = Sequential::new(from.storage.as_ref(), copies.map(Arc::as_ref), object, step);
         let (head, entries) = read_head(&mut source, from.keys, self.mode)?;
         let in_blocks = self.scratch.takes(entries) && object.size_bytes <= MOST_BYTES_IN_BLOCKS;
         let table = if in_blocks && is_near(from, object) {
             let blocks = Blocks {
                 storage: Arc::clone(from.storage),
-                cache: from.cache.cloned(),
-                summaries: from.summaries.cloned(),
+                copies: copies.cloned(),
+                summaries: from.cache.cloned(),
                 object: object.clone(),
                 first_offset: source.position(),
                 opened: source.opened()?,
-                entries,
                 packs: head.packs.len(),
             };
             Table::of_source(entries, &self.scratch, Box::new(blocks))
@@ -131,14 +136,14 @@ impl Index {
     }
 }
 
-/// A segment that is larger is read from front to end: whoever claims such a size has to keep the promise before memory is spent on it.
+/// A segment that is larger is read from front to end and not kept: whoever claims such a size has to keep the promise before memory is spent on it.
 const MOST_BYTES_IN_BLOCKS: u64 = 16 << 30;
 
 /// Whether any part of a segment can be read without much ado.
 fn is_near(from: Loading<'_>, object: &ObjectInfo) -> bool {
-    match from.cache {
-        Some(cache) => {
-            pieces(object.size_bytes).all(|(offset, length)| cache.has(&object.key, offset, length))
+    match from.copies(object) {
+        Some(copies) => {
+            pieces(object.size_bytes).all(|(offset, length)| copies.has(&object.key, offset, length))
         }
         None => !from.far,
     }
@@ -148,28 +153,23 @@ fn is_near(from: Loading<'_>, object: &ObjectInfo) -> bool {
 #[derive(Debug)]
 struct Blocks {
     storage: Arc<dyn Storage>,
-    cache: Option<Arc<MetadataCache>>,
+    copies: Option<Arc<MetadataCache>>,
     summaries: Option<Arc<MetadataCache>>,
     object: ObjectInfo,
     first_offset: u64,
     opened: Opened,
-    entries: usize,
     packs: usize,
 }
 
 impl BlockSource for Blocks {
-    fn block(&self, number: usize) -> Result<Vec<u8>, ReadError> {
-        let rows = self
-            .entries
-            .saturating_sub(number * BLOCK_ENTRIES)
-            .min(BLOCK_ENTRIES);
+    fn block(&self, number: usize, rows: usize) -> Result<Vec<u8>, ReadError> {
         let length = (rows * ENTRY_BYTES + TAG_BYTES) as u64;
         let offset = self.first_offset + (number * (BLOCK_ENTRIES * ENTRY_BYTES + TAG_BYTES)) as u64;
         if let Some(sealed) = self.kept(offset, length) {
             match self.open(offset, sealed) {
                 Err(error) if error.is_damage() => {
                     tracing::debug!(key = self.object.key, %error, "a local copy was of no use");
-                    self.cache.iter().for_each(|cache| forget(cache, &self.object));
+                    self.copies.iter().for_each(|copies| forget(copies, &self.object));
                 }
                 rows => return rows,
             }
@@ -211,13 +211,13 @@ impl Blocks {
 
     /// A range from the local copies, if all of it is there.
     fn kept(&self, offset: u64, length: u64) -> Option<Vec<u8>> {
-        let cache = self.cache.as_ref()?;
+        let copies = self.copies.as_ref()?;
         let end = offset + length;
         let mut bytes = Vec::with_capacity(usize::try_from(length).ok()?);
         let first = usize::try_from(offset / PIECE_BYTES).ok()?;
         let covering = pieces(self.object.size_bytes).skip(first);
         for (start, length) in covering.take_while(|(start, _)| *start < end) {
-            let piece = cache.load(&self.object.key, start, length)?;
+            let piece = copies.load(&self.object.key, start, length)?;
             let from = usize::try_from(offset.saturating_sub(start)).ok()?;
             let to = usize::try_from((end - start).min(length)).ok()?;
             bytes.extend_from_slice(piece.get(from..to)?);
@@ -366,8 +366,7 @@ fn pieces(size_bytes: u64) -> impl Iterator<Item = (u64, u64)> {
 }
 
 fn forget(cache: &MetadataCache, object: &ObjectInfo) {
-    // No more than can have been kept.
-    for (offset, length) in pieces(object.size_bytes.min(MOST_BYTES_IN_BLOCKS)) {
+    for (offset, length) in pieces(object.size_bytes) {
         cache.forget(&object.key, offset, length);
     }
 }

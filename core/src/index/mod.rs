@@ -8,6 +8,7 @@ mod segment;
 mod table;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -21,7 +22,7 @@ use crate::read_error::ReadError;
 pub use load::{Loading, SegmentProblem, verify_segment};
 pub use publish::Publisher;
 use segment::Segment;
-use table::Scratch;
+use table::{Scratch, Table};
 
 /// Where the bytes of a blob are.
 #[derive(Debug, Clone)]
@@ -62,6 +63,9 @@ impl Claim {
 
 const SHARDS: usize = 16;
 
+/// Tables up to this size are usually kept in memory, in bytes.
+pub const HEAP_BYTES: usize = 4 << 20;
+
 /// The index of one open repository.
 #[derive(Debug)]
 pub struct Index {
@@ -91,24 +95,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Index {
-    /// An index that knows nothing; tables larger than a few megabytes go to unlinked files in `cache_directory`.
+    /// An index that knows nothing; tables larger than a few megabytes go to an unlinked file in `cache_directory`.
     pub fn empty(mode: Mode, cache_directory: Option<PathBuf>) -> Self {
-        Self::with_scratch(mode, Scratch::new(cache_directory))
+        Self::with_heap_bytes(mode, cache_directory, HEAP_BYTES)
     }
 
-    /// The same, with another limit to what is read at once, in bytes of rows.
+    /// The same, with another limit to what is read at once and kept in memory, in bytes of rows.
     pub fn with_heap_bytes(mode: Mode, cache_directory: Option<PathBuf>, heap_bytes: usize) -> Self {
-        Self::with_scratch(mode, Scratch::with_heap_bytes(cache_directory, heap_bytes))
-    }
-
-    fn with_scratch(mode: Mode, scratch: Arc<Scratch>) -> Self {
         Self {
             mode,
             segments: RwLock::default(),
             claimed: Default::default(),
             pending: Mutex::default(),
             absent: RwLock::default(),
-            scratch,
+            scratch: Scratch::new(cache_directory, heap_bytes),
             abandoned: Mutex::default(),
             settled: AtomicUsize::new(0),
         }
@@ -128,48 +128,61 @@ impl Index {
     }
 
     fn add_segment(&self, segment: Segment) {
+        self.change_segments(|segments| segments.push(Arc::new(segment)));
+    }
+
+    fn change_segments(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>)) {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
         let segments = Arc::make_mut(&mut segments);
-        segments.push(Arc::new(segment));
+        change(segments);
         // The largest first: most blobs are found in the first table.
         segments.sort_by_key(|segment| std::cmp::Reverse(segment.len()));
     }
 
-    /// Finds a blob in the published segments.
-    pub fn find(&self, id: &BlobId) -> Result<Option<Place>, ReadError> {
+    /// Visits the segments, the largest first, until told to stop. No lock is held, because a block may be read. Segments that turn out
+    /// damaged are passed over, and no longer used.
+    fn visit_segments(
+        &self,
+        mut visit: impl FnMut(&Segment) -> Result<ControlFlow<()>, ReadError>,
+    ) -> Result<(), ReadError> {
         let mut broken = Vec::new();
-        let found = {
-            // No lock is held while a block may be read.
-            let absent = Arc::clone(&self.absent.read().unwrap_or_else(PoisonError::into_inner));
-            let mut found = Ok(None);
-            for segment in self.segments().iter() {
-                match segment.find(id, &absent) {
-                    Ok(None) => {}
-                    Err(error) if error.is_damage() => broken.push((Arc::clone(segment), error)),
-                    done => {
-                        found = done;
-                        break;
-                    }
+        let mut outcome = Ok(());
+        for segment in self.segments().iter() {
+            match visit(segment) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break,
+                Err(error) if error.is_damage() => broken.push((Arc::clone(segment), error)),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
                 }
             }
-            found
-        };
+        }
         self.abandon(broken);
-        found
+        outcome
+    }
+
+    /// Finds a blob in the published segments.
+    pub fn find(&self, id: &BlobId) -> Result<Option<Place>, ReadError> {
+        let absent = Arc::clone(&self.absent.read().unwrap_or_else(PoisonError::into_inner));
+        let mut found = None;
+        self.visit_segments(|segment| {
+            found = segment.find(id, &absent)?;
+            Ok(match found {
+                Some(_) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            })
+        })?;
+        Ok(found)
     }
 
     /// All places of a blob: it may be stored more than once, and one copy may be damaged.
     pub fn places(&self, id: &BlobId) -> Result<Vec<Place>, ReadError> {
         let mut places = Vec::new();
-        let mut broken = Vec::new();
-        for segment in self.segments().iter() {
-            match segment.places(id) {
-                Ok(more) => places.extend(more),
-                Err(error) if error.is_damage() => broken.push((Arc::clone(segment), error)),
-                Err(error) => return Err(error),
-            }
-        }
-        self.abandon(broken);
+        self.visit_segments(|segment| {
+            places.extend(segment.places(id)?);
+            Ok(ControlFlow::Continue(()))
+        })?;
         Ok(places)
     }
 
@@ -179,8 +192,7 @@ impl Index {
             if lock(&self.abandoned).insert(segment.id()) {
                 tracing::warn!(object = %load::segment_key(segment.id()), "index segment not usable: {error}");
             }
-            let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-            Arc::make_mut(&mut segments).retain(|other| !Arc::ptr_eq(other, &segment));
+            self.change_segments(|segments| segments.retain(|other| !Arc::ptr_eq(other, &segment)));
         }
     }
 
@@ -298,16 +310,10 @@ impl Index {
 
     /// Visits every entry of every segment in use.
     pub fn for_each(&self, mut visit: impl FnMut(&Arc<PackInfo>, &IndexEntry)) -> Result<(), ReadError> {
-        let mut broken = Vec::new();
-        for segment in self.segments().iter() {
-            match segment.for_each(&mut visit) {
-                Ok(()) => {}
-                Err(error) if error.is_damage() => broken.push((Arc::clone(segment), error)),
-                Err(error) => return Err(error),
-            }
-        }
-        self.abandon(broken);
-        Ok(())
+        self.visit_segments(|segment| {
+            segment.for_each(&mut visit)?;
+            Ok(ControlFlow::Continue(()))
+        })
     }
 
     /// Makes packs that no segment names findable, in this process only.
@@ -363,13 +369,7 @@ impl Pending {
 
     fn into_segment(mut self, id: SegmentId, scratch: &Arc<Scratch>) -> Result<Segment, ReadError> {
         self.entries.sort_unstable();
-        let mut table = table::TableBuilder::new(self.entries.len(), scratch);
-        let mut row = Vec::new();
-        for entry in &self.entries {
-            row.clear();
-            entry.write(&mut row);
-            table.append(&row)?;
-        }
-        Ok(Segment::new(id, self.packs, Vec::new(), table.finish()?))
+        let table = Table::of_entries(&self.entries, scratch)?;
+        Ok(Segment::new(id, self.packs, Vec::new(), table))
     }
 }

@@ -1,7 +1,7 @@
 //! Writing index segments: what the session has stored, merged with small older segments so that their number stays logarithmic.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crate::crypto::keys::Keys;
 use crate::environment::Environment;
@@ -17,7 +17,7 @@ use crate::storage::{PutMode, PutOptions, Storage, StorageError, StorageErrorKin
 
 use super::load::{keep_copy, segment_key};
 use super::segment::Segment;
-use super::table::TableBuilder;
+use super::table::Table;
 use super::{Index, Pending, lock};
 
 /// A segment with more entries than this is never merged again: it bounds the size of one object and the memory to write it.
@@ -38,6 +38,13 @@ pub struct Publisher<'a> {
     pub cache: Option<&'a MetadataCache>,
 }
 
+/// What a new segment is to hold, and the segments that it takes in.
+struct Merged {
+    olds: Vec<Arc<Segment>>,
+    packs: Vec<Arc<PackInfo>>,
+    entries: Vec<IndexEntry>,
+}
+
 impl Index {
     /// Publishes what is pending as one segment; with `merge`, together with small older segments.
     /// Returns the size of the object in bytes, or `None` when nothing was pending.
@@ -46,7 +53,12 @@ impl Index {
         if pending.packs.is_empty() {
             return Ok(None);
         }
-        let (olds, (packs, entries)) = self.gather(&pending, merge)?;
+        let olds = if merge {
+            self.to_merge(pending.entries.len())
+        } else {
+            Vec::new()
+        };
+        let Merged { olds, packs, entries } = self.merge(&pending, olds)?;
         let superseded = self.superseded_by(&olds);
         let head = SegmentHead {
             publisher: publisher.session,
@@ -81,27 +93,48 @@ impl Index {
         Ok(Some(size_bytes))
     }
 
-    /// What the new segment is to hold, and the segments that it takes in. One that turns out damaged is not taken in.
-    fn gather(&self, pending: &Pending, merge: bool) -> Result<(Vec<Arc<Segment>>, Merged), ReadError> {
-        let mut olds = if merge {
-            self.to_merge(pending.entries.len())
-        } else {
-            Vec::new()
+    /// The entries of all sources with pack numbers of one common list, sorted. A segment that turns out damaged is not taken in.
+    fn merge(&self, pending: &Pending, olds: Vec<Arc<Segment>>) -> Result<Merged, ReadError> {
+        let mut merged = Merged {
+            olds: Vec::new(),
+            packs: pending.packs.clone(),
+            entries: pending.entries.clone(),
         };
-        let mut broken = Vec::new();
-        olds.retain(|segment| match segment.for_each(|_, _| {}) {
-            Ok(()) => true,
-            Err(error) => {
-                broken.push((Arc::clone(segment), error));
-                false
+        let (packs, entries) = (&mut merged.packs, &mut merged.entries);
+        let mut ordinals: HashMap<PackId, u32> = pending.ordinals.clone();
+        entries.reserve(olds.iter().map(|segment| segment.len()).sum());
+        for segment in olds {
+            let before = entries.len();
+            match segment.for_each(|_, entry| entries.push(*entry)) {
+                Ok(()) => {}
+                Err(error) if error.is_damage() => {
+                    entries.truncate(before);
+                    self.abandon(vec![(segment, error)]);
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
-        });
-        if let Some(position) = broken.iter().position(|(_, error)| !error.is_damage()) {
-            return Err(broken.swap_remove(position).1);
+            let renumbered: Vec<u32> = segment
+                .packs()
+                .iter()
+                .map(|pack| {
+                    *ordinals.entry(pack.id).or_insert_with(|| {
+                        packs.push(Arc::clone(pack));
+                        u32::try_from(packs.len() - 1).unwrap_or(u32::MAX)
+                    })
+                })
+                .collect();
+            for entry in entries.iter_mut().skip(before) {
+                // The segment has vouched for its numbers.
+                if let Some(&pack) = renumbered.get(entry.pack as usize) {
+                    entry.pack = pack;
+                }
+            }
+            merged.olds.push(segment);
         }
-        self.abandon(broken);
-        let merged = merge_entries(pending, &olds)?;
-        Ok((olds, merged))
+        entries.sort_unstable();
+        entries.dedup();
+        Ok(merged)
     }
 
     /// The smaller segments that are not more than twice as large as what is gathered so far.
@@ -179,19 +212,12 @@ impl Index {
         (packs, superseded): (Vec<Arc<PackInfo>>, Vec<[u8; 8]>),
         entries: &[IndexEntry],
     ) -> Result<(), ReadError> {
-        let mut table = TableBuilder::new(entries.len(), &self.scratch);
-        let mut row = Vec::new();
-        for entry in entries {
-            row.clear();
-            entry.write(&mut row);
-            table.append(&row)?;
-        }
-        let segment = Segment::new(id, packs, superseded, table.finish()?);
-        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-        let segments = Arc::make_mut(&mut segments);
-        segments.retain(|segment| !olds.iter().any(|old| Arc::ptr_eq(old, segment)));
-        segments.push(Arc::new(segment));
-        segments.sort_by_key(|segment| std::cmp::Reverse(segment.len()));
+        let table = Table::of_entries(entries, &self.scratch)?;
+        let segment = Arc::new(Segment::new(id, packs, superseded, table));
+        self.change_segments(|segments| {
+            segments.retain(|segment| !olds.iter().any(|old| Arc::ptr_eq(old, segment)));
+            segments.push(segment);
+        });
         Ok(())
     }
 }
@@ -203,34 +229,4 @@ fn already_there(error: StorageError) -> Result<(), StorageError> {
     } else {
         Err(error)
     }
-}
-
-type Merged = (Vec<Arc<PackInfo>>, Vec<IndexEntry>);
-
-/// The entries of all sources with pack numbers of one common list, sorted.
-fn merge_entries(pending: &Pending, olds: &[Arc<Segment>]) -> Result<Merged, ReadError> {
-    let mut packs = pending.packs.clone();
-    let mut ordinals: HashMap<PackId, u32> = pending.ordinals.clone();
-    let mut entries = pending.entries.clone();
-    entries.reserve(olds.iter().map(|segment| segment.len()).sum());
-    for segment in olds {
-        let renumbered: Vec<u32> = segment
-            .packs()
-            .iter()
-            .map(|pack| {
-                *ordinals.entry(pack.id).or_insert_with(|| {
-                    packs.push(Arc::clone(pack));
-                    u32::try_from(packs.len() - 1).unwrap_or(u32::MAX)
-                })
-            })
-            .collect();
-        segment.for_each(|_, entry| {
-            if let Some(&pack) = renumbered.get(entry.pack as usize) {
-                entries.push(IndexEntry { pack, ..*entry });
-            }
-        })?;
-    }
-    entries.sort_unstable();
-    entries.dedup();
-    Ok((packs, entries))
 }

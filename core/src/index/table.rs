@@ -69,6 +69,18 @@ impl TableBuilder {
 }
 
 impl Table {
+    /// A table of entries that are in order.
+    pub(super) fn of_entries(entries: &[IndexEntry], scratch: &Arc<Scratch>) -> Result<Self, ReadError> {
+        let mut table = TableBuilder::new(entries.len(), scratch);
+        let mut row = Vec::new();
+        for entry in entries {
+            row.clear();
+            entry.write(&mut row);
+            table.append(&row)?;
+        }
+        table.finish()
+    }
+
     /// A table of `rows` rows that `source` has.
     pub(super) fn of_source(rows: usize, scratch: &Arc<Scratch>, source: Box<dyn BlockSource>) -> Self {
         Self::Blocks(BlockTable::of_source(rows, scratch, source))

@@ -15,9 +15,10 @@ impl Repository {
         }
     }
 
-    /// The local copies, where there are any and this handle may use them.
+    /// The local copies of metadata, where there are any and this handle may use them: of a storage that is far away.
     pub(crate) fn cache(&self) -> Option<&MetadataCache> {
-        self.inner.cache.as_deref().filter(|_| self.cached)
+        let usable = self.cached && self.inner.far;
+        self.inner.cache.as_deref().filter(|_| usable)
     }
 
     /// Where segments of the index are loaded from.
@@ -26,7 +27,6 @@ impl Repository {
             storage: self.storage(),
             keys: self.keys(),
             cache: self.inner.cache.as_ref().filter(|_| self.cached),
-            summaries: self.inner.summaries.as_ref().filter(|_| self.cached),
             far: self.inner.far,
         }
     }

@@ -87,7 +87,6 @@ struct Inner {
     index: Index,
     index_problems: Vec<SegmentProblem>,
     cache: Option<Arc<MetadataCache>>,
-    summaries: Option<Arc<MetadataCache>>,
     far: bool,
     environment: Environment,
     slot: Option<SlotId>,

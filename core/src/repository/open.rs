@@ -9,7 +9,7 @@ use crate::format::FORMAT_VERSION;
 use crate::format::codec::DecodeError;
 use crate::format::config::{Config, ConfigTag, MAX_CONFIG_BYTES};
 use crate::id::SlotId;
-use crate::index::{Index, Loading};
+use crate::index::{HEAP_BYTES, Index, Loading};
 use crate::read_error::ReadError;
 use crate::storage::cache::MetadataCache;
 use crate::storage::{Storage, StorageError, StorageErrorKind};
@@ -116,17 +116,13 @@ impl Repository {
                 why: "it was not written with this repository's key".to_owned(),
             });
         }
-        let summaries = local_cache(&options, &keys).map(Arc::new);
-        let cache = summaries.clone().filter(|_| options.far);
-        let index = match options.heap_index_bytes {
-            Some(bytes) => Index::with_heap_bytes(config.mode(), options.cache_directory, bytes),
-            None => Index::empty(config.mode(), options.cache_directory),
-        };
+        let cache = local_cache(&options, &keys).map(Arc::new);
+        let heap_bytes = options.heap_index_bytes.unwrap_or(HEAP_BYTES);
+        let index = Index::with_heap_bytes(config.mode(), options.cache_directory, heap_bytes);
         let loading = Loading {
             storage: &storage,
             keys: &keys,
             cache: cache.as_ref(),
-            summaries: summaries.as_ref(),
             far: options.far,
         };
         let index_problems = index
@@ -146,7 +142,6 @@ impl Repository {
             index,
             index_problems,
             cache,
-            summaries,
             far: options.far,
             environment,
             slot,

@@ -42,14 +42,17 @@ fn usual_mode(kind: EntryKind) -> u32 {
     }
 }
 
+/// Whether a mode is the mark of what is not finished.
+fn is_mark(mode: u32, kind: EntryKind) -> bool {
+    mode & !SET_GROUP == unfinished_mode(kind)
+}
+
 /// Whether what stands under the name of an entry was left by a restore that was killed.
 pub(super) fn is_unfinished(existing: &Stat, entry: &Entry) -> bool {
-    let mark = match existing.kind {
-        EntryKind::File => UNFINISHED_FILE,
-        EntryKind::Directory => UNFINISHED_FOLDER,
-        _ => return false,
-    };
-    existing.kind == entry.kind && existing.mode & !SET_GROUP == mark && entry.mode != mark
+    matches!(existing.kind, EntryKind::File | EntryKind::Directory)
+        && existing.kind == entry.kind
+        && is_mark(existing.mode, existing.kind)
+        && entry.mode != unfinished_mode(entry.kind)
 }
 
 /// The bits that are taken from the mode of what this process makes. Asking for them any other way would change them.
@@ -64,6 +67,7 @@ fn umask() -> u32 {
 #[derive(Debug)]
 pub(super) struct Attributes {
     permissions: bool,
+    /// Asked for only where the modes of the snapshot are not wanted.
     umask: u32,
     /// Whether the snapshot knows extended attributes.
     with_xattrs: bool,
@@ -133,7 +137,7 @@ impl Attributes {
     pub(super) fn new(permissions: bool, snapshot: &Snapshot) -> Self {
         Self {
             permissions,
-            umask: umask(),
+            umask: if permissions { 0 } else { umask() },
             with_xattrs: snapshot.with_xattrs,
             root: rustix::process::geteuid().is_root(),
             users: Mutex::default(),
@@ -249,17 +253,15 @@ impl Attributes {
             "cannot set the time",
             rustix::fs::futimens(fd, &times(entry.modified)),
         );
-        let unfinished = is.is_some_and(|is| is.st_mode & 0o7777 & !SET_GROUP == unfinished_mode(entry.kind));
-        if self.permissions {
+        let is = is.map(|is| is.st_mode & 0o7777);
+        let wanted = if self.permissions {
             // Some file systems have one mode for all that is in them.
-            if was == Was::Theirs || is.is_none_or(|is| is.st_mode & 0o7777 != mode) {
-                note(
-                    "cannot set the mode",
-                    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)),
-                );
-            }
-        } else if unfinished {
-            mode = usual_mode(entry.kind) & !self.umask | is.map_or(0, |is| is.st_mode & SET_GROUP);
+            (was == Was::Theirs || is != Some(mode)).then_some(mode)
+        } else {
+            is.filter(|&is| is_mark(is, entry.kind))
+                .map(|is| usual_mode(entry.kind) & !self.umask | is & SET_GROUP)
+        };
+        if let Some(mode) = wanted {
             note(
                 "cannot set the mode",
                 rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)),

@@ -27,20 +27,23 @@ fn watch(
     let readers = (0..READERS).map(|_| area.other()).collect::<Result<Vec<_>>>()?;
     let watch_one = &|reader: Box<dyn Target>| -> Checked {
         let mut failed = 0;
-        while !done.load(Ordering::SeqCst) {
+        loop {
+            let last = done.load(Ordering::SeqCst);
             match read_whole(reader.as_ref(), key, length) {
-                // What may pass is tried again, as the host would; it shows nothing of the object.
+                // What may pass is tried again, as the host would: it shows nothing of the object.
                 Err(error) if error.kind == ErrorKind::Transient && failed < MOST_TRANSIENT => {
                     failed += 1;
                     thread::sleep(Duration::from_millis(100));
+                    continue;
                 }
-                seen => {
-                    failed = 0;
-                    judge(seen?)?;
-                }
+                seen => judge(seen?)?,
             }
+            // Nobody leaves without having seen anything.
+            if last {
+                return Ok(());
+            }
+            failed = 0;
         }
-        Ok(())
     };
     thread::scope(|scope| {
         let watching: Vec<_> = readers

@@ -6,8 +6,9 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use plakar_core::plugin::{HostOptions, Registry};
+use plakar_core::plugin::HostOptions;
 use plakar_core::repository::{Repository, pack_key};
+use plakar_testkit::built::connectors_beside;
 use plakar_testkit::engine::keys_of;
 use plakar_testkit::large_index::{BLOBS_OF_PACK, PACK_BYTES, pack, publish};
 
@@ -21,10 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let packs = blobs.parse::<u32>()? / BLOBS_OF_PACK;
     let secret = std::env::var("PLAKAR_PASSPHRASE").ok();
-    let program = std::env::current_exe()?;
-    let beside = program.parent().ok_or("this program is in no folder")?;
-    let registry = Registry::load(&[], &[beside.to_owned()])?;
-    let storage = registry.open_connector(folder, &Default::default(), &HostOptions::default())?;
+    let storage =
+        connectors_beside()?.open_connector(folder, &Default::default(), &HostOptions::default())?;
     let mode = Repository::read_config(&storage)?.mode();
     let keys = keys_of(&storage, secret.as_deref());
     for first in (0..packs).step_by(PACKS_OF_SEGMENT as usize) {

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use plakar_core::plugin::{HostOptions, Registry};
+use plakar_core::plugin::HostOptions;
 use plakar_core::storage::{PutMode, PutOptions, Storage, list_all};
+use plakar_testkit::built::connectors_beside;
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
@@ -28,10 +29,7 @@ fn main() -> Outcome {
         .filter_map(|setting| setting.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    let program = std::env::current_exe()?;
-    let beside = program.parent().ok_or("this program is in no folder")?;
-    let registry = Registry::load(&[], &[beside.to_owned()])?;
-    let storage = registry.open_connector(location, &settings, &HostOptions::default())?;
+    let storage = connectors_beside()?.open_connector(location, &settings, &HostOptions::default())?;
     let concurrency = storage.capabilities().concurrency.max(2) as usize;
     let folder = Path::new(folder);
     match action.as_str() {

@@ -6,12 +6,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use memmap2::{Mmap, MmapOptions};
 
 use crate::format::index_segment::{BLOCK_ENTRIES, ENTRY_BYTES};
 use crate::id::BlobId;
+use crate::index::lock;
 use crate::read_error::ReadError;
 
 use super::filter::Filter;
@@ -26,23 +27,16 @@ const _: () = assert!(BLOCK_BYTES <= STRIDE_BYTES);
 /// Blocks in memory at the same time, in all tables together. The kernel counts what is mapped and was touched as the program's memory.
 const MOST_BLOCKS: usize = 64;
 
-/// Tables up to this size stay on the heap, in bytes.
-const HEAP_BYTES: usize = 4 << 20;
-
 /// Where the rows of a table come from.
 pub(in crate::index) trait BlockSource: std::fmt::Debug + Send + Sync {
-    /// The rows of a block, verified and in order.
-    fn block(&self, number: usize) -> Result<Vec<u8>, ReadError>;
+    /// The rows of a block, so many, verified and in order.
+    fn block(&self, number: usize, rows: usize) -> Result<Vec<u8>, ReadError>;
 
     /// The summary of a block that was kept when it was last read, if that is to be had and genuine.
     fn kept_summary(&self, number: usize, length: usize) -> Option<Vec<u8>>;
 
     /// Keeps the summary of a block for the next time.
     fn keep_summary(&self, number: usize, summary: &[u8]);
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One unlinked file for the blocks of all tables of an index, and the bound on how many of them are in memory: those that came first
@@ -64,13 +58,8 @@ struct Space {
 }
 
 impl Scratch {
-    /// In a directory that need not exist yet; without one there is no file, and tables are kept on the heap.
-    pub(in crate::index) fn new(directory: Option<PathBuf>) -> Arc<Self> {
-        Self::with(directory, HEAP_BYTES, MOST_BLOCKS)
-    }
-
-    /// With another limit to what is kept on the heap.
-    pub(in crate::index) fn with_heap_bytes(directory: Option<PathBuf>, heap_bytes: usize) -> Arc<Self> {
+    /// In a directory that need not exist yet, for tables of more than `heap_bytes`; without a directory all tables are on the heap.
+    pub(in crate::index) fn new(directory: Option<PathBuf>, heap_bytes: usize) -> Arc<Self> {
         Self::with(directory, heap_bytes, MOST_BLOCKS)
     }
 
@@ -241,10 +230,10 @@ impl BlockTable {
         self.blocks.get(number).ok_or_else(left_out)
     }
 
-    /// Bytes of the rows of a block.
-    fn length_of(&self, number: usize) -> usize {
+    /// How many rows a block has.
+    fn rows_in(&self, number: usize) -> usize {
         let before = number.saturating_mul(BLOCK_ENTRIES);
-        self.rows.saturating_sub(before).min(BLOCK_ENTRIES) * ENTRY_BYTES
+        self.rows.saturating_sub(before).min(BLOCK_ENTRIES)
     }
 
     /// Writes the rows of a block into the file and sums them up. Where they cannot be written, they are returned.
@@ -270,8 +259,8 @@ impl BlockTable {
     /// Reads a block from its source. Whoever calls this holds the block's lock.
     fn fill(&self, number: usize, block: &Block) -> Result<Option<Rows>, ReadError> {
         let source = self.source.as_ref().ok_or_else(left_out)?;
-        let rows = source.block(number)?;
-        if rows.len() != self.length_of(number) {
+        let rows = source.block(number, self.rows_in(number))?;
+        if rows.len() != self.rows_in(number) * ENTRY_BYTES {
             return Err(ReadError::damaged(
                 "an index segment",
                 "a block has another length",
@@ -303,7 +292,7 @@ impl BlockTable {
             let rows = match (filled, block.place.get()) {
                 (Some(rows), _) => rows,
                 (None, Some(Some((file, start)))) => {
-                    let map = map(file, *start, self.length_of(number));
+                    let map = map(file, *start, self.rows_in(number) * ENTRY_BYTES);
                     Rows::Mapped(Arc::new(map.map_err(|error| cache_error(&error))?))
                 }
                 (None, _) => return Err(left_out()),
@@ -327,7 +316,7 @@ impl BlockTable {
     }
 
     fn kept_summary(&self, number: usize) -> Option<Summary> {
-        let rows = self.length_of(number) / ENTRY_BYTES;
+        let rows = self.rows_in(number);
         let length = ENDS_BYTES + Filter::bytes(rows);
         let kept = self.source.as_ref()?.kept_summary(number, length)?;
         Summary::read(rows, &kept)
@@ -477,13 +466,13 @@ mod tests {
     struct InMemory(Vec<u8>);
 
     impl BlockSource for InMemory {
-        fn block(&self, number: usize) -> Result<Vec<u8>, ReadError> {
+        fn block(&self, number: usize, _rows: usize) -> Result<Vec<u8>, ReadError> {
             Ok(self.0.chunks(BLOCK_BYTES).nth(number).unwrap().to_vec())
         }
 
         /// Of every other block.
         fn kept_summary(&self, number: usize, length: usize) -> Option<Vec<u8>> {
-            let summary = Summary::of(&self.block(number).unwrap()).unwrap().write();
+            let summary = Summary::of(&self.block(number, 0).unwrap()).unwrap().write();
             assert_eq!(summary.len(), length);
             number.is_multiple_of(2).then_some(summary)
         }
