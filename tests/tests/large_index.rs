@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use plakar_core::backup::{BackupOptions, Source, backup};
 use plakar_core::crypto::keys::{Keys, MasterKey};
 use plakar_core::environment::Environment;
 use plakar_core::format::object::Mode;
@@ -16,7 +17,7 @@ use plakar_core::storage::layer::Layer;
 use plakar_core::storage::memory::MemoryStorage;
 use plakar_core::storage::pace::Pace;
 use plakar_core::storage::{Storage, list_all};
-use plakar_testkit::engine::{assert_clean, create, put, restore_to, snapshot_of};
+use plakar_testkit::engine::{assert_clean, create, put, restore_to, silently, snapshot_of};
 use plakar_testkit::large_index::{BLOB_BYTES, BLOBS_OF_PACK, blob_id, pack, publish};
 use plakar_testkit::random::Random;
 use plakar_testkit::tree::Tree;
@@ -352,6 +353,16 @@ fn only_segment(storage: &MemoryStorage) -> String {
 
 #[test]
 fn a_backup_that_meets_a_damaged_block_stores_nothing_again_and_indexes_it_anew() {
+    meets_a_damaged_block(false);
+}
+
+#[test]
+fn so_does_one_that_meets_it_only_when_it_asks_what_is_stored() {
+    meets_a_damaged_block(true);
+}
+
+/// Backs up what is stored already, with an index that is damaged. One that is `full` reads no older snapshot.
+fn meets_a_damaged_block(full: bool) {
     let folder = tempfile::tempdir().unwrap();
     let tree = Tree::new(folder.path().join("source"));
     for number in 0..40 {
@@ -371,7 +382,14 @@ fn a_backup_that_meets_a_damaged_block_stores_nothing_again_and_indexes_it_anew(
         repository.index_problems().is_empty(),
         "nobody has looked at the block yet"
     );
-    let snapshot = snapshot_of(&repository, tree.root());
+    let options = BackupOptions {
+        sources: vec![Source::Path(tree.root().to_owned())],
+        full,
+        workers: 2,
+        ..BackupOptions::default()
+    };
+    let report = silently(|job| backup(&repository, options, job)).unwrap();
+    let snapshot = report.snapshot.unwrap();
     let grown = stored_bytes(&storage) - before;
     assert!(grown < 100_000, "{grown} bytes were stored again");
     // The new segment says all that the damaged one said.
