@@ -1,8 +1,9 @@
 //! From a passphrase to the master key: Argon2id (RFC 9106) makes a slot key, which opens the sealed master key of a key slot.
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, Key, KeyInit, Nonce};
+use rayon::iter::IndexedParallelIterator as _;
 use zeroize::Zeroizing;
 
 use crate::format::key_slot::{KdfCost, KeySlot, SEALED_KEY_BYTES, SlotHeader};
@@ -23,11 +24,20 @@ fn slot_cipher(passphrase: &Passphrase, header: &SlotHeader) -> Result<ChaCha20P
         .ok()
         .ok_or(CryptoError::Cost)?;
     let mut key = Zeroizing::new([0_u8; 32]);
+    let memory = fresh_blocks(params.block_count())?;
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-        .hash_password_into(passphrase.as_bytes(), &header.salt, key.as_mut())
+        .hash_password_into_with_memory(passphrase.as_bytes(), &header.salt, key.as_mut(), memory)
         .ok()
         .ok_or(CryptoError::Cost)?;
     Ok(ChaCha20Poly1305::new(&Key::from(*key)))
+}
+
+/// The memory of a derivation, touched by all processors: one alone spends as long on it as all of them on what follows.
+fn fresh_blocks(count: usize) -> Result<Vec<Block>, CryptoError> {
+    let mut blocks = Vec::new();
+    blocks.try_reserve_exact(count).ok().ok_or(CryptoError::Cost)?;
+    rayon::iter::repeat_n(Block::new(), count).collect_into_vec(&mut blocks);
+    Ok(blocks)
 }
 
 /// Seals the master key under a passphrase.
