@@ -21,6 +21,9 @@ const STRETCH_BYTES: u64 = 4 << 20;
 const GAP_BYTES: u64 = 64 << 10;
 /// Frames that are known to be wanted and not yet asked for: the plan of some batches.
 const MOST_PLANNED: usize = 16 << 10;
+/// How many planned frames are looked at for neighbours of the next one. The workers of a backup fill a pack in turns, so what is
+/// read in one go lies in it as every second or fourth frame, and those between are read soon after.
+const LOOK_AHEAD: usize = 64;
 
 /// A stretch of a pack to fetch, and where it goes.
 #[derive(Debug)]
@@ -44,9 +47,10 @@ pub(crate) fn serve(storage: &dyn Storage, fetches: &Receiver<Fetch>) {
 #[derive(Debug)]
 pub(super) struct ReadAhead {
     fetches: Sender<Fetch>,
-    /// Wanted frames in the order of reading, not asked for yet.
-    planned: VecDeque<Frame>,
-    /// Asked for, in the order of reading.
+    /// Not asked for yet, in the order of reading.
+    planned: VecDeque<Wanted>,
+    next_turn: u64,
+    /// Asked for, in the order of the first frame that each was asked for.
     under_way: VecDeque<Stretch>,
     under_way_bytes: u64,
 }
@@ -58,11 +62,18 @@ struct Frame {
     length: u64,
 }
 
+/// A frame that will be read, and when: turns ascend in the order of reading. A frame that is read twice is wanted twice.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    frame: Frame,
+    turn: u64,
+}
+
 #[derive(Debug)]
 struct Stretch {
-    pack: PackId,
-    offset: u64,
-    length: u64,
+    place: Frame,
+    /// What of it has not been read.
+    wanted: Vec<Wanted>,
     bytes: Bytes,
 }
 
@@ -80,6 +91,26 @@ impl Frame {
             length: place.frame_length.into(),
         }
     }
+
+    fn end(&self) -> u64 {
+        self.offset + self.length
+    }
+
+    fn holds(&self, other: &Self) -> bool {
+        self.pack == other.pack && self.offset <= other.offset && other.end() <= self.end()
+    }
+
+    /// The stretch from one to the end of the other, if they lie close together in one pack and it does not become too long.
+    fn join(&self, other: &Self) -> Option<Self> {
+        let offset = self.offset.min(other.offset);
+        let length = self.end().max(other.end()) - offset;
+        let close = other.offset <= self.end() + GAP_BYTES && self.offset <= other.end() + GAP_BYTES;
+        (self.pack == other.pack && close && length <= STRETCH_BYTES).then_some(Self {
+            pack: self.pack,
+            offset,
+            length,
+        })
+    }
 }
 
 impl ReadAhead {
@@ -87,6 +118,7 @@ impl ReadAhead {
         Self {
             fetches,
             planned: VecDeque::new(),
+            next_turn: 0,
             under_way: VecDeque::new(),
             under_way_bytes: 0,
         }
@@ -99,91 +131,113 @@ impl ReadAhead {
                 break;
             }
             if let Ok(Some(place)) = repository.index().find(id) {
-                let frame = Frame::of(&place);
-                if self.planned.back() != Some(&frame) {
-                    self.planned.push_back(frame);
-                }
+                self.plan(Frame::of(&place));
             }
         }
         self.ask();
+    }
+
+    fn plan(&mut self, frame: Frame) {
+        if self.planned.back().is_none_or(|last| last.frame != frame) {
+            let turn = self.next_turn;
+            self.next_turn += 1;
+            self.planned.push_back(Wanted { frame, turn });
+        }
     }
 
     /// The sealed bytes of a frame, if it was expected. What was expected before it and not read is given up.
     pub(super) fn take(&mut self, place: &Place) -> Option<Result<Vec<u8>, StorageError>> {
         let frame = Frame::of(place);
-        let position = self.under_way.iter().position(|stretch| stretch.holds(&frame))?;
-        for _ in 0..position {
-            if let Some(passed) = self.under_way.pop_front() {
-                self.under_way_bytes -= passed.length;
-            }
-        }
+        let wanted = self.under_way.iter().flat_map(|stretch| &stretch.wanted);
+        let turn = wanted
+            .filter(|wanted| wanted.frame == frame)
+            .map(|wanted| wanted.turn)
+            .min()?;
+        while self.planned.pop_front_if(|next| next.turn < turn).is_some() {}
+        self.give_up(|wanted| wanted.turn < turn);
         self.ask();
-        let stretch = self.under_way.front_mut()?;
+        let holds = |stretch: &&mut Stretch| stretch.wanted.iter().any(|wanted| wanted.turn == turn);
+        let stretch = self.under_way.iter_mut().find(holds)?;
         let taken = stretch.cut(&frame);
-        // The last frame of a stretch is read once by this reader; when it comes again it is fetched again.
-        if taken.is_err() || stretch.ends_with(&frame) {
-            self.under_way_bytes -= stretch.length;
-            self.under_way.pop_front();
-            self.ask();
+        if taken.is_err() {
+            stretch.wanted.clear();
         }
+        self.give_up(|wanted| wanted.turn == turn);
+        self.ask();
         Some(taken)
+    }
+
+    /// Forgets frames that were asked for, and stretches of which nothing is wanted any more.
+    fn give_up(&mut self, whether: impl Fn(&Wanted) -> bool) {
+        let bytes = &mut self.under_way_bytes;
+        self.under_way.retain_mut(|stretch| {
+            stretch.wanted.retain(|wanted| !whether(wanted));
+            let kept = !stretch.wanted.is_empty();
+            if !kept {
+                *bytes -= stretch.place.length;
+            }
+            kept
+        });
     }
 
     /// Asks for planned frames as far as the window allows.
     fn ask(&mut self) {
         while self.under_way_bytes < WINDOW_BYTES {
-            let Some(stretch) = self.next_stretch() else {
+            let Some((place, wanted)) = self.next_stretch() else {
                 return;
             };
             let (answer, awaited) = bounded(1);
             let fetch = Fetch {
-                key: pack_key(stretch.pack),
-                offset: stretch.offset,
-                length: stretch.length,
+                key: pack_key(place.pack),
+                offset: place.offset,
+                length: place.length,
                 answer,
             };
             // Never waits for a free thread: the channel has no bound, the window has.
             if self.fetches.send(fetch).is_err() {
                 return;
             }
-            self.under_way_bytes += stretch.length;
+            self.under_way_bytes += place.length;
             self.under_way.push_back(Stretch {
-                pack: stretch.pack,
-                offset: stretch.offset,
-                length: stretch.length,
+                place,
+                wanted,
                 bytes: Bytes::Awaited(awaited),
             });
         }
     }
 
-    /// The next planned frames that lie close together in one pack, in ascending order.
-    fn next_stretch(&mut self) -> Option<Frame> {
-        let mut stretch = self.planned.pop_front()?;
-        while let Some(next) = self.planned.front() {
-            let end = stretch.offset + stretch.length;
-            let close = next.pack == stretch.pack && next.offset >= end && next.offset - end <= GAP_BYTES;
-            let length = (next.offset + next.length).saturating_sub(stretch.offset);
-            if !close || length > STRETCH_BYTES {
-                break;
-            }
-            stretch.length = length;
-            self.planned.pop_front();
+    /// The next planned frame, together with those planned soon after it that lie close to it or to each other.
+    fn next_stretch(&mut self) -> Option<(Frame, Vec<Wanted>)> {
+        let first = self.planned.pop_front()?;
+        let soon = self.planned.len().min(LOOK_AHEAD);
+        let soon: Vec<Wanted> = self.planned.drain(..soon).collect();
+        let mut near: Vec<Frame> = soon
+            .iter()
+            .map(|wanted| wanted.frame)
+            .filter(|frame| frame.pack == first.frame.pack)
+            .collect();
+        near.sort_by_key(|frame| frame.offset);
+        let (before, behind) = near.split_at(near.partition_point(|near| near.offset < first.frame.offset));
+        // First to the end of the pack, then to its beginning: what is read next mostly lies behind.
+        let mut place = first.frame;
+        for frame in behind {
+            place = place.join(frame).unwrap_or(place);
         }
-        Some(stretch)
+        for frame in before.iter().rev() {
+            place = place.join(frame).unwrap_or(place);
+        }
+        let (within, later) = soon
+            .into_iter()
+            .partition::<Vec<_>, _>(|wanted| place.holds(&wanted.frame));
+        for wanted in later.into_iter().rev() {
+            self.planned.push_front(wanted);
+        }
+        let wanted = std::iter::once(first).chain(within).collect();
+        Some((place, wanted))
     }
 }
 
 impl Stretch {
-    fn holds(&self, frame: &Frame) -> bool {
-        self.pack == frame.pack
-            && self.offset <= frame.offset
-            && frame.offset + frame.length <= self.offset + self.length
-    }
-
-    fn ends_with(&self, frame: &Frame) -> bool {
-        frame.offset + frame.length == self.offset + self.length
-    }
-
     /// The bytes of a frame; fewer when the object ends before, which whoever opens them finds out.
     fn cut(&mut self, frame: &Frame) -> Result<Vec<u8>, StorageError> {
         if let Bytes::Awaited(awaited) = &self.bytes {
@@ -191,7 +245,7 @@ impl Stretch {
                 StorageError::new(
                     crate::storage::StorageErrorKind::Cancelled,
                     "read",
-                    &pack_key(self.pack),
+                    &pack_key(self.place.pack),
                     "the reading threads ended",
                 )
             };
@@ -200,7 +254,7 @@ impl Stretch {
         let Bytes::Here(bytes) = &self.bytes else {
             return Ok(Vec::new());
         };
-        let start = usize::try_from(frame.offset - self.offset)
+        let start = usize::try_from(frame.offset - self.place.offset)
             .unwrap_or(usize::MAX)
             .min(bytes.len());
         let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
@@ -263,7 +317,9 @@ mod tests {
     }
 
     fn plan(ahead: &mut ReadAhead, places: &[Place]) {
-        ahead.planned.extend(places.iter().map(Frame::of));
+        for place in places {
+            ahead.plan(Frame::of(place));
+        }
         ahead.ask();
     }
 
@@ -311,13 +367,35 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_before_the_one_in_front_begins_a_new_stretch() {
+    fn frames_that_workers_stored_in_turns_come_with_one_request_and_are_read_in_any_order() {
         with_threads(|ahead| {
-            let places = [place(1, 1000, 10), place(1, 10, 10)];
+            let of = |number: u32| place(1, number * 70_000, 70_000);
+            let order = [0, 2, 4, 1, 3, 1].map(of);
+            plan(ahead, &order);
+            assert_eq!(ahead.under_way.len(), 1);
+            assert_eq!(ahead.under_way_bytes, 5 * 70_000);
+            for place in &order {
+                assert_eq!(taken(ahead, place), Some(stored(place)), "also the second time");
+            }
+            assert_eq!((ahead.under_way.len(), ahead.under_way_bytes), (0, 0));
+        });
+    }
+
+    #[test]
+    fn a_stretch_that_begins_before_its_first_frame_is_exact_and_ends_with_what_is_given_up() {
+        with_threads(|ahead| {
+            let places = [
+                place(1, 1000, 10),
+                place(2, 0, 10),
+                place(1, 10, 10),
+                place(2, 200_000, 10),
+            ];
             plan(ahead, &places);
-            assert_eq!(ahead.under_way.len(), 2);
+            assert_eq!(ahead.under_way.len(), 3);
             assert_eq!(taken(ahead, &places[0]), Some(stored(&places[0])));
-            assert_eq!(taken(ahead, &places[1]), Some(stored(&places[1])));
+            assert_eq!(taken(ahead, &places[3]), Some(stored(&places[3])));
+            assert_eq!(taken(ahead, &places[2]), None, "it was passed");
+            assert_eq!((ahead.under_way.len(), ahead.under_way_bytes), (0, 0));
         });
     }
 
@@ -333,10 +411,20 @@ mod tests {
     #[test]
     fn no_more_is_under_way_than_the_window_and_one_stretch() {
         with_threads(|ahead| {
-            let places: Vec<Place> = (0..64).map(|number| place(1 + number % 2, 0, 1 << 20)).collect();
+            let places: Vec<Place> = (0..64).map(|number| place(number, 0, 1 << 20)).collect();
             plan(ahead, &places);
             assert!(ahead.under_way_bytes <= WINDOW_BYTES + STRETCH_BYTES);
             assert!(!ahead.planned.is_empty());
+            // Neighbours do not make a stretch longer than one request.
+            let neighbours: Vec<Place> = (0..16).map(|number| place(1, number << 20, 1 << 20)).collect();
+            let mut ahead = ReadAhead::new(ahead.fetches.clone());
+            plan(&mut ahead, &neighbours);
+            let lengths: Vec<u64> = ahead
+                .under_way
+                .iter()
+                .map(|stretch| stretch.place.length)
+                .collect();
+            assert_eq!(lengths, [STRETCH_BYTES; 4]);
         });
     }
 }
