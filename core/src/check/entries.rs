@@ -10,6 +10,7 @@ use crate::read_error::ReadError;
 use crate::repository::{BlobReader, EntryCursor, Repository, split_path};
 
 use super::CheckError;
+use super::packs::Verification;
 
 /// Decompressed metadata that is kept, in bytes.
 const CACHE_BYTES: usize = 8 << 20;
@@ -24,13 +25,29 @@ struct Level {
     whole: bool,
 }
 
+/// What is known of packs so far.
+struct Verdicts<'a> {
+    verification: &'a Verification<'a>,
+    suspect: HashMap<PackId, bool>,
+}
+
+impl Verdicts<'_> {
+    /// Whether what is in a pack must be read blob by blob.
+    fn is_suspect(&mut self, pack: PackId) -> bool {
+        *self
+            .suspect
+            .entry(pack)
+            .or_insert_with(|| self.verification.is_suspect(pack))
+    }
+}
+
 /// Walks snapshots and judges their entries.
 pub(super) struct EntryCheck<'a> {
     repository: &'a Repository,
     job: Job<'a>,
     reader: BlobReader<'a>,
     chunks: BlobReader<'a>,
-    suspects: HashSet<PackId>,
+    verdicts: Verdicts<'a>,
     /// Directories known to be whole: checked once when the whole repository is.
     verified: Option<HashSet<BlobId>>,
     /// How often each directory was walked into.
@@ -55,7 +72,7 @@ impl<'a> EntryCheck<'a> {
     pub(super) fn new(
         repository: &'a Repository,
         job: Job<'a>,
-        suspects: HashSet<PackId>,
+        verification: &'a Verification<'a>,
         once: bool,
     ) -> Self {
         Self {
@@ -63,7 +80,10 @@ impl<'a> EntryCheck<'a> {
             job,
             reader: BlobReader::new(repository, CACHE_BYTES),
             chunks: BlobReader::new(repository, CACHE_BYTES),
-            suspects,
+            verdicts: Verdicts {
+                verification,
+                suspect: HashMap::new(),
+            },
             verified: once.then(HashSet::new),
             walked: HashMap::new(),
             content_nodes: HashSet::new(),
@@ -130,7 +150,8 @@ impl<'a> EntryCheck<'a> {
         let mut stack: Vec<Level> = Vec::new();
         self.visit(start, path, &mut stack)?;
         while let Some(level) = stack.last_mut() {
-            if self.job.cancel.is_cancelled() {
+            // What failed is told by the verification itself.
+            if self.job.cancel.is_cancelled() || self.verdicts.verification.has_failed() {
                 return Err(CheckError::Cancelled);
             }
             match level.cursor.next(&mut self.reader) {
@@ -223,7 +244,7 @@ impl<'a> EntryCheck<'a> {
             repository,
             reader,
             chunks,
-            suspects,
+            verdicts,
             content_nodes,
             ..
         } = self;
@@ -244,7 +265,7 @@ impl<'a> EntryCheck<'a> {
                     "its length differs from what is expected",
                 ));
             }
-            if suspects.contains(&place.pack.id) {
+            if verdicts.is_suspect(place.pack.id) {
                 chunks.read(&id)?;
             }
             Ok(())

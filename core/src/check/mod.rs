@@ -1,4 +1,4 @@
-//! Check: verifies what is stored. Packs first, whole or frame by frame, in parallel; then every entry against what was found.
+//! Check: verifies what is stored. Packs, whole or frame by frame, in parallel; and every entry against what is found in them.
 //!
 //! It writes nothing. Damage is a result, not an error.
 
@@ -19,7 +19,7 @@ use crate::repository::Repository;
 use crate::storage::list_all;
 
 use entries::EntryCheck;
-use packs::{PackPlan, verify_packs};
+use packs::{PackPlan, Verification};
 
 /// How much of the data to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +122,11 @@ impl Findings {
         }
     }
 
+    fn is_suspect(&self, pack: PackId) -> bool {
+        let suspects = self.suspects.lock();
+        suspects.unwrap_or_else(PoisonError::into_inner).contains(&pack)
+    }
+
     /// Whatever points into this pack is read again, blob by blob.
     fn suspect(&self, pack: PackId) {
         self.suspects
@@ -182,19 +187,20 @@ pub fn check(
     };
     report.unindexed_packs = if whole { plan.unindexed() } else { 0 };
     job.counters.bytes_expected.store(plan.bytes(), Ordering::Relaxed);
-    report.bytes = verify_packs(repository, &plan, workers, &findings, job)?;
-    job.observer.phase(Phase::Walking);
-    let suspects = std::mem::take(&mut *findings.suspects.lock().unwrap_or_else(PoisonError::into_inner));
-    let mut entries = EntryCheck::new(repository, job, suspects, whole);
-    for (snapshot, path) in &targets {
-        let before = entries.damaged();
-        let root = entries.snapshot(snapshot, path.as_deref())?;
-        report
-            .results
-            .push((snapshot.id, root, entries.damaged() == before));
-    }
-    report.entries = entries.seen();
-    report.damaged_entries = entries.damaged();
+    let verification = Verification::new(repository, &plan, workers, &findings, job);
+    ((), report.bytes) = verification.run(|verification| {
+        let mut entries = EntryCheck::new(repository, job, verification, whole);
+        for (snapshot, path) in &targets {
+            let before = entries.damaged();
+            let root = entries.snapshot(snapshot, path.as_deref())?;
+            report
+                .results
+                .push((snapshot.id, root, entries.damaged() == before));
+        }
+        report.entries = entries.seen();
+        report.damaged_entries = entries.damaged();
+        Ok(())
+    })?;
     report.damage = findings
         .damage
         .into_inner()

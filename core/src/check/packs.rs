@@ -1,9 +1,7 @@
 //! Verifying packs: the hash of the object, its table of contents, every frame, every blob, and that the index agrees.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::format::index_segment::PackInfo;
 use crate::format::object::HEADER_BYTES;
@@ -188,70 +186,204 @@ fn collect(
     }
 }
 
-/// Reads and verifies the planned packs in parallel; returns how many bytes were read.
-pub(super) fn verify_packs(
-    repository: &Repository,
-    plan: &PackPlan,
-    workers: usize,
-    findings: &Findings,
-    job: Job<'_>,
-) -> Result<u64, CheckError> {
-    // While one waits for a storage that is far away, another computes.
-    let workers = if repository.reads_ahead() {
-        workers.max(READING_THREADS)
-    } else {
-        workers
-    };
-    let next = AtomicUsize::new(0);
-    let bytes = AtomicU64::new(0);
-    let failure: Mutex<Option<ReadError>> = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..workers.min(plan.packs.len()) {
-            scope.spawn(|| {
-                let mut decoder = FrameDecoder::new(repository);
-                while let Some(pack) = plan.packs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let failed = failure.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-                    if failed || job.cancel.is_cancelled() {
-                        return;
-                    }
-                    match verify_pack(repository, pack, &mut decoder, findings) {
-                        Ok(()) => {
-                            bytes.fetch_add(pack.bytes(), Ordering::Relaxed);
-                            Counters::add(&job.counters.bytes, pack.bytes());
-                        }
-                        Err(error) if error.is_damage() => {
-                            findings.suspect(pack.id);
-                            findings.add_error(&pack_key(pack.id), error);
-                        }
-                        Err(error) => {
-                            failure
-                                .lock()
-                                .unwrap_or_else(PoisonError::into_inner)
-                                .get_or_insert(error);
-                        }
-                    }
-                }
-            });
+/// The verification of the planned packs, shared by the threads that carry it out and the one that waits for its verdicts.
+pub(super) struct Verification<'a> {
+    repository: &'a Repository,
+    plan: &'a PackPlan,
+    findings: &'a Findings,
+    job: Job<'a>,
+    threads: usize,
+    positions: HashMap<PackId, usize>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Progress {
+    /// Every planned pack before it was taken.
+    next: usize,
+    taken: Vec<bool>,
+    settled: Vec<bool>,
+    /// Taken before any other: somebody waits for it.
+    urgent: Option<usize>,
+    /// Threads that will still take packs.
+    working: usize,
+    stopped: bool,
+    bytes: u64,
+    failure: Option<ReadError>,
+}
+
+impl std::fmt::Debug for Verification<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verification")
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A thread at work. Whoever waits learns of its end, whatever ends it.
+struct Working<'v, 'a>(&'v Verification<'a>);
+
+impl Drop for Working<'_, '_> {
+    fn drop(&mut self) {
+        self.0.progress().working -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl<'a> Verification<'a> {
+    /// Packs to verify with `workers` threads that compute.
+    pub(super) fn new(
+        repository: &'a Repository,
+        plan: &'a PackPlan,
+        workers: usize,
+        findings: &'a Findings,
+        job: Job<'a>,
+    ) -> Self {
+        // While one waits for a storage that is far away, another computes.
+        let workers = if repository.reads_ahead() {
+            workers.max(READING_THREADS)
+        } else {
+            workers
+        };
+        let count = plan.packs.len();
+        let threads = workers.min(count);
+        let positions = plan.packs.iter().enumerate();
+        Self {
+            repository,
+            plan,
+            findings,
+            job,
+            threads,
+            positions: positions.map(|(position, pack)| (pack.id, position)).collect(),
+            progress: Mutex::new(Progress {
+                next: 0,
+                taken: vec![false; count],
+                settled: vec![false; count],
+                urgent: None,
+                working: threads,
+                stopped: false,
+                bytes: 0,
+                failure: None,
+            }),
+            changed: Condvar::new(),
         }
-    });
-    if job.cancel.is_cancelled() {
-        return Err(CheckError::Cancelled);
     }
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error.into()),
-        None => Ok(bytes.into_inner()),
+
+    /// Verifies the packs and does `meanwhile` on this thread. Gives what that gave and how many bytes of packs were read;
+    /// an error of `meanwhile` ends the verification.
+    pub(super) fn run<T>(
+        self,
+        meanwhile: impl FnOnce(&Self) -> Result<T, CheckError>,
+    ) -> Result<(T, u64), CheckError> {
+        let outcome = std::thread::scope(|scope| {
+            for _ in 0..self.threads {
+                scope.spawn(|| {
+                    let _working = Working(&self);
+                    self.work();
+                });
+            }
+            let outcome = meanwhile(&self);
+            if outcome.is_err() {
+                self.progress().stopped = true;
+            }
+            outcome
+        });
+        if self.job.cancel.is_cancelled() {
+            return Err(CheckError::Cancelled);
+        }
+        let progress = self.progress.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match progress.failure {
+            Some(error) => Err(error.into()),
+            None => Ok((outcome?, progress.bytes)),
+        }
     }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something happened after which no verdict is worth anything.
+    pub(super) fn has_failed(&self) -> bool {
+        self.progress().failure.is_some()
+    }
+
+    /// Whether blobs of a pack must be read one by one. Waits until the pack was verified, if it is to be.
+    pub(super) fn is_suspect(&self, pack: PackId) -> bool {
+        if let Some(&position) = self.positions.get(&pack) {
+            let mut progress = self.progress();
+            while progress.working > 0 && progress.settled.get(position) == Some(&false) {
+                progress.urgent = Some(position);
+                progress = self
+                    .changed
+                    .wait(progress)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        self.findings.is_suspect(pack)
+    }
+
+    fn take(&self) -> Option<(usize, &PlannedPack)> {
+        let mut progress = self.progress();
+        if progress.failure.is_some() || progress.stopped || self.job.cancel.is_cancelled() {
+            return None;
+        }
+        let urgent = progress.urgent.take();
+        let is_free = |position: &usize| progress.taken.get(*position) == Some(&false);
+        let position = urgent
+            .filter(is_free)
+            .or_else(|| (progress.next..self.plan.packs.len()).find(is_free))?;
+        if Some(position) != urgent {
+            progress.next = position + 1;
+        }
+        *progress.taken.get_mut(position)? = true;
+        Some((position, self.plan.packs.get(position)?))
+    }
+
+    fn work(&self) {
+        let mut decoder = FrameDecoder::new(self.repository);
+        let mut buffers = Buffers::default();
+        while let Some((position, pack)) = self.take() {
+            let verified = verify_pack(self.repository, pack, &mut decoder, &mut buffers, self.findings);
+            let mut progress = self.progress();
+            match verified {
+                Ok(()) => {
+                    progress.bytes += pack.bytes();
+                    Counters::add(&self.job.counters.bytes, pack.bytes());
+                }
+                Err(error) if error.is_damage() => {
+                    self.findings.suspect(pack.id);
+                    self.findings.add_error(&pack_key(pack.id), error);
+                }
+                Err(error) => {
+                    progress.failure.get_or_insert(error);
+                }
+            }
+            if let Some(settled) = progress.settled.get_mut(position) {
+                *settled = true;
+            }
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// Kept from frame to frame: fresh memory for each costs more than to hash it.
+#[derive(Debug, Default)]
+struct Buffers {
+    sealed: Vec<u8>,
+    plain: Vec<u8>,
 }
 
 fn verify_pack(
     repository: &Repository,
     pack: &PlannedPack,
     decoder: &mut FrameDecoder<'_>,
+    buffers: &mut Buffers,
     findings: &Findings,
 ) -> Result<(), ReadError> {
     match &pack.frames {
-        None => verify_whole(repository, pack, decoder, findings),
-        Some(frames) => verify_frames(repository, pack, frames, decoder, findings),
+        None => verify_whole(repository, pack, decoder, buffers, findings),
+        Some(frames) => verify_frames(repository, pack, frames, decoder, buffers, findings),
     }
 }
 
@@ -259,6 +391,7 @@ fn verify_whole(
     repository: &Repository,
     pack: &PlannedPack,
     decoder: &mut FrameDecoder<'_>,
+    buffers: &mut Buffers,
     findings: &Findings,
 ) -> Result<(), ReadError> {
     let key = pack_key(pack.id);
@@ -299,13 +432,12 @@ fn verify_whole(
         trailer,
         contents,
     )?;
-    // Kept from frame to frame: fresh memory for each costs more than to hash it.
-    let (mut sealed, mut plain) = (Vec::new(), Vec::new());
     for frame in &opened.frames {
         let start = frame.offset as usize;
-        sealed.clear();
-        sealed.extend_from_slice(object.get(start..start + frame.length as usize).ok_or_else(cut)?);
-        if let Err(error) = verify_frame(repository, &opened, frame, decoder, (&mut sealed, &mut plain)) {
+        let sealed = object.get(start..start + frame.length as usize).ok_or_else(cut)?;
+        buffers.sealed.clear();
+        buffers.sealed.extend_from_slice(sealed);
+        if let Err(error) = verify_frame(repository, &opened, frame, decoder, buffers) {
             findings.suspect(pack.id);
             findings.add_error(&key, error);
         }
@@ -318,13 +450,13 @@ fn verify_frames(
     pack: &PlannedPack,
     frames: &BTreeSet<(u32, u32)>,
     decoder: &mut FrameDecoder<'_>,
+    buffers: &mut Buffers,
     findings: &Findings,
 ) -> Result<(), ReadError> {
     let key = pack_key(pack.id);
     let storage = repository.storage().as_ref();
     let mode = repository.config().mode();
     let opened = read_pack_contents(storage, repository.keys(), mode, pack.id, pack.size_bytes)?;
-    let mut plain = Vec::new();
     for &(offset, length) in frames {
         let frame = opened
             .frames
@@ -338,10 +470,10 @@ fn verify_frames(
             );
             continue;
         };
-        let mut sealed = storage
+        buffers.sealed = storage
             .get(&key, offset.into(), length.into())
             .map_err(|error| ReadError::required(&key, error))?;
-        if let Err(error) = verify_frame(repository, &opened, frame, decoder, (&mut sealed, &mut plain)) {
+        if let Err(error) = verify_frame(repository, &opened, frame, decoder, buffers) {
             findings.suspect(pack.id);
             findings.add_error(&key, error);
         }
@@ -355,8 +487,9 @@ fn verify_frame(
     pack: &OpenedPack,
     frame: &ContentsFrame,
     decoder: &mut FrameDecoder<'_>,
-    (sealed, plain): (&mut Vec<u8>, &mut Vec<u8>),
+    buffers: &mut Buffers,
 ) -> Result<(), ReadError> {
+    let Buffers { sealed, plain } = buffers;
     decoder.decode(&pack.info, frame.offset, sealed, plain)?;
     let mut start = 0_usize;
     for blob in &frame.blobs {
