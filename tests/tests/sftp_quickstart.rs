@@ -38,7 +38,13 @@ fn a_tree_comes_back_from_a_server_as_it_was() {
     let stored = names_below(&server.data()).len();
     let second = run(&["backup", "-quiet", source]).snapshot();
     assert!(names_below(&server.data()).len() <= stored + 4);
+    let before = proxy.accepted();
     let listed = run(&["ls"]).stdout;
+    assert_eq!(
+        proxy.accepted() - before,
+        1,
+        "what only waits for answers shares one connection: to open another takes longer"
+    );
     assert!(listed.contains(&first) && listed.contains(&second), "{listed}");
     run(&["check", "-quiet"]);
     for id in [&first, &second] {

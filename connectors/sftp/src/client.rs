@@ -17,6 +17,8 @@ use crate::session::Session;
 
 /// After a server refused one more connection, so long passes before it is asked again.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
+/// A server takes some 2 MiB of a connection before it answers: what is much less does not need one of its own.
+const BULK_BYTES: usize = 1 << 20;
 /// How long a server may take from the login to its first answer.
 const STARTING: Duration = Duration::from_secs(20);
 /// How long a server may take to hear that we leave.
@@ -101,9 +103,25 @@ impl Client {
         self.slots.len()
     }
 
-    /// The least busy connection; a new one when all that exist are busy and more are allowed.
+    /// A connection for a call that waits for answers more than it moves bytes: the least busy of those that are open. To open one takes
+    /// a dozen round trips, and requests of many calls go their way at once.
     pub(crate) async fn lease(&self) -> Result<Lease> {
-        let slot = self.choose();
+        let live = self.slots.iter().filter(|slot| slot.live().is_some());
+        let least = live.min_by_key(|slot| slot.active.load(Ordering::Relaxed));
+        self.lease_of(least.or_else(|| self.slots.first())).await
+    }
+
+    /// A connection for a call that moves so many bytes. Many are worth a new one when all that are open are busy, if more are allowed.
+    pub(crate) async fn lease_for(&self, bytes: usize) -> Result<Lease> {
+        if bytes < BULK_BYTES {
+            self.lease().await
+        } else {
+            self.lease_of(self.choose()).await
+        }
+    }
+
+    async fn lease_of(&self, slot: Option<&Slot>) -> Result<Lease> {
+        let slot = slot.expect("there is at least one connection");
         let used = Use::of(slot);
         if let Some(connection) = slot.live() {
             return Ok(Lease {
@@ -130,7 +148,7 @@ impl Client {
         }
     }
 
-    fn choose(&self) -> &Slot {
+    fn choose(&self) -> Option<&Slot> {
         let refused = lock(&self.refused_at).is_some_and(|at| at.elapsed() < REFUSED_FOR);
         let any_live = refused && self.slots.iter().any(|slot| slot.live().is_some());
         let usable = self
@@ -139,7 +157,6 @@ impl Client {
             .filter(|slot| !any_live || slot.live().is_some());
         let best = usable.min_by_key(|slot| (slot.active.load(Ordering::Relaxed), slot.live().is_none()));
         best.or_else(|| self.slots.first())
-            .expect("there is at least one connection")
     }
 
     /// A server that refuses one more connection is used with those there are.

@@ -214,7 +214,7 @@ impl Options {
         settings.only(KNOWN)?;
         let path = |name| settings.get(name).map(|path| surroundings.expand(path));
         let secret = |name| settings.get(name).map(|text| Zeroizing::new(text.to_owned()));
-        let connections = settings.parse("connections")?.unwrap_or(3);
+        let connections = settings.parse("connections")?.unwrap_or(4);
         if !(1..=8).contains(&connections) {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -383,6 +383,6 @@ mod tests {
             options.known_hosts_file.as_deref(),
             Some(Path::new("/home/me/hosts"))
         );
-        assert_eq!((options.connections, options.use_agent), (3, true));
+        assert_eq!((options.connections, options.use_agent), (4, true));
     }
 }

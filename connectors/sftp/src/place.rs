@@ -12,6 +12,7 @@ use crate::client::Client;
 use crate::error::{Fault, wrong_kind};
 use crate::listing::Cut;
 use crate::protocol::{Attributes, Kind, Name};
+use crate::remote::Opened;
 use crate::session::Session;
 
 /// Every temporary file's name starts so; no key's component does (see `check_key`).
@@ -161,42 +162,108 @@ impl Place {
     /// Waits until a folder's entries would survive a loss of power, where the server can do that. Nothing in the protocol
     /// does it, but servers on Unix open folders as they do files.
     pub(crate) async fn sync_folder(&self, session: &Session, path: &str) -> Result<()> {
-        if !session.abilities.fsync || !self.syncs_folders.load(Ordering::Relaxed) {
-            return Ok(());
+        let folders = vec![path.to_owned()];
+        let opened = self.open_to_sync(session, &folders).await;
+        self.sync_opened(session, &folders, opened).await
+    }
+
+    /// The paths of the folders that must be synced so that a new name in `folder` (of keys) survives a loss of power: that folder, and
+    /// once per folder and process those above it.
+    pub(crate) fn folders_to_sync(&self, folder: &str) -> Vec<String> {
+        let durable = lock(&self.durable);
+        let mut folders = vec![self.path(folder)];
+        let mut above = folder;
+        while !above.is_empty() && !durable.contains(above) {
+            above = parent(above);
+            folders.push(self.path(above));
         }
-        let synced = async {
-            let folder = session.open_to_read(path).await?;
-            session.fsync(&folder.handle).await
-        };
-        match synced.await {
-            Ok(()) => {
-                self.synced_a_folder.store(true, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(fault) if shows_inability(&fault, self.synced_a_folder.load(Ordering::Relaxed)) => {
-                self.syncs_folders.store(false, Ordering::Relaxed);
-                self.host
-                    .log(Level::Debug, "sftp", "the server does not sync folders");
-                Ok(())
-            }
-            Err(fault) => Err(fault.about("sync the folder", path)),
+        folders
+    }
+
+    /// Notes that these need not be synced for others again.
+    pub(crate) fn are_durable(&self, folder: &str) {
+        let mut durable = lock(&self.durable);
+        let mut above = folder;
+        while !above.is_empty() && durable.insert(above.to_owned()) {
+            above = parent(above);
         }
     }
 
-    /// Makes the folders of `folder` (of keys) survive a loss of power, once per folder and process.
-    pub(crate) async fn sync_parents(&self, session: &Session, folder: &str) -> Result<()> {
-        let mut missing = Vec::new();
-        let mut above = folder;
-        while !above.is_empty() && !lock(&self.durable).contains(above) {
-            missing.push(above);
-            above = above.rsplit_once('/').map_or("", |(above, _)| above);
+    /// Whether a folder (of keys) is there and will stay, as far as this process knows.
+    fn is_durable(&self, folder: &str) -> bool {
+        folder.is_empty() || lock(&self.durable).contains(folder)
+    }
+
+    /// The first half of a sync, which may go on while something is named: opens folders, all at once.
+    pub(crate) async fn open_to_sync<'s>(
+        &self,
+        session: &'s Session,
+        folders: &[String],
+    ) -> Vec<std::result::Result<Opened<'s>, Fault>> {
+        if !session.abilities.fsync || !self.syncs_folders.load(Ordering::Relaxed) {
+            return Vec::new();
         }
-        for folder in missing.into_iter().rev() {
-            let parent = folder.rsplit_once('/').map_or("", |(above, _)| above);
-            self.sync_folder(session, &self.path(parent)).await?;
-            lock(&self.durable).insert(folder.to_owned());
+        let mut opening = Vec::with_capacity(folders.len());
+        for path in folders {
+            opening.push(session.begin_to_open(path).await);
+        }
+        let mut opened = Vec::with_capacity(folders.len());
+        for opening in opening {
+            opened.push(match opening {
+                Ok(pending) => session.opened(pending).await,
+                Err(fault) => Err(fault),
+            });
+        }
+        opened
+    }
+
+    /// The second half: syncs the folders that were opened, all at once.
+    pub(crate) async fn sync_opened(
+        &self,
+        session: &Session,
+        folders: &[String],
+        opened: Vec<std::result::Result<Opened<'_>, Fault>>,
+    ) -> Result<()> {
+        let mut syncing = Vec::with_capacity(folders.len());
+        for folder in &opened {
+            syncing.push(match folder {
+                Ok(folder) => Some(session.begin_to_sync(&folder.handle).await),
+                Err(_) => None,
+            });
+        }
+        for ((path, opened), syncing) in folders.iter().zip(opened).zip(syncing) {
+            let synced = match (opened, syncing) {
+                (Err(fault), _) | (Ok(_), Some(Err(fault))) => Err(fault),
+                (Ok(_), Some(Ok(pending))) => pending.done().await,
+                (Ok(_), None) => Ok(()),
+            };
+            match synced {
+                Ok(()) => self.synced_a_folder.store(true, Ordering::Relaxed),
+                Err(fault) if shows_inability(&fault, self.synced_a_folder.load(Ordering::Relaxed)) => {
+                    self.syncs_folders.store(false, Ordering::Relaxed);
+                    self.host
+                        .log(Level::Debug, "sftp", "the server does not sync folders");
+                }
+                Err(fault) => return Err(fault.about("sync the folder", path)),
+            }
         }
         Ok(())
+    }
+
+    /// Creates a file that must not exist, in a folder (of keys) that may be missing: it is made meanwhile, unless it is known.
+    pub(crate) async fn create_in<'s>(
+        &self,
+        session: &'s Session,
+        folder: &str,
+        path: &str,
+    ) -> std::result::Result<Opened<'s>, Fault> {
+        if self.is_durable(folder) {
+            return session.create(path).await;
+        }
+        // Servers do what they are asked in its order. Where this one does not, or there is more to make, the file's failure tells.
+        let folder = self.path(folder);
+        let (_made, created) = tokio::join!(session.make_folder(&folder), session.create(path));
+        created
     }
 
     /// Remembers what was seen of temporary files when a folder (of keys) was read.
@@ -251,6 +318,10 @@ impl Place {
             orphans.push(path.to_owned());
         }
     }
+}
+
+fn parent(folder: &str) -> &str {
+    folder.rsplit_once('/').map_or("", |(above, _)| above)
 }
 
 /// Whether a folder was not synced because the server cannot do that. From one that could before it is a failure: what was

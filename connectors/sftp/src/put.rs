@@ -19,7 +19,7 @@ pub(crate) async fn put(
     options: PutOptions,
     host: &Host,
 ) -> Result<()> {
-    let session = place.client.lease().await?;
+    let session = place.client.lease_for(bytes.len()).await?;
     place.remove_orphans(&session);
     let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
     let path = place.path(key);
@@ -43,15 +43,23 @@ pub(crate) async fn put(
     }
     drop(file);
     place.changed();
-    let named = match options.mode {
-        PutMode::Create => name_new(place, &session, &mut temporary, &path).await,
-        PutMode::Replace => replace(place, &session, &mut temporary, &path).await,
+    let named = async {
+        match options.mode {
+            PutMode::Create => name_new(place, &session, &mut temporary, &path).await,
+            PutMode::Replace => replace(place, &session, &mut temporary, &path).await,
+        }
     };
-    place.changed();
-    named?;
     if options.durable {
-        place.sync_folder(&session, &place.path(folder)).await?;
-        place.sync_parents(&session, folder).await?;
+        let folders = place.folders_to_sync(folder);
+        let (named, opened) = tokio::join!(named, place.open_to_sync(&session, &folders));
+        place.changed();
+        named?;
+        place.sync_opened(&session, &folders, opened).await?;
+        place.are_durable(folder);
+    } else {
+        let named = named.await;
+        place.changed();
+        named?;
     }
     place.tidy(folder, &found);
     Ok(())
@@ -59,8 +67,7 @@ pub(crate) async fn put(
 
 /// Creates a file, and its folder when that is missing.
 async fn create<'s>(place: &Place, session: &'s Session, folder: &str, path: &str) -> Result<Opened<'s>> {
-    let first = session.create(path).await;
-    let fault = match first {
+    let fault = match place.create_in(session, folder, path).await {
         Ok(file) => return Ok(file),
         Err(fault) => fault,
     };

@@ -5,7 +5,7 @@ use plakar_plugin_api::Space;
 
 use crate::error::Fault;
 use crate::protocol::{Attributes, Name, Reply, Request, open_flags, status};
-use crate::session::{Session, UNEXPECTED};
+use crate::session::{Pending, Session, UNEXPECTED};
 
 /// Nobody but the owner reads our files and folders.
 const FILE_MODE: u32 = 0o600;
@@ -35,7 +35,13 @@ impl Drop for Opened<'_> {
 
 impl Session {
     async fn handle(&self, request: Request<'_>) -> Result<Opened<'_>, Fault> {
-        match self.request(request).await? {
+        let pending = self.send(request).await?;
+        self.opened(pending).await
+    }
+
+    /// What was opened, when the answer is there.
+    pub(crate) async fn opened(&self, pending: Pending) -> Result<Opened<'_>, Fault> {
+        match pending.reply().await? {
             Reply::Handle(handle) => Ok(Opened {
                 session: self,
                 handle,
@@ -45,7 +51,13 @@ impl Session {
     }
 
     pub(crate) async fn open_to_read(&self, path: &str) -> Result<Opened<'_>, Fault> {
-        self.handle(Request::Open {
+        let pending = self.begin_to_open(path).await?;
+        self.opened(pending).await
+    }
+
+    /// Asks for a file or a folder to be opened, see [`Session::opened`].
+    pub(crate) async fn begin_to_open(&self, path: &str) -> Result<Pending, Fault> {
+        self.send(Request::Open {
             path,
             flags: open_flags::READ,
             mode: FILE_MODE,
@@ -126,7 +138,12 @@ impl Session {
     }
 
     pub(crate) async fn fsync(&self, handle: &[u8]) -> Result<(), Fault> {
-        self.act(Request::Extended {
+        self.begin_to_sync(handle).await?.done().await
+    }
+
+    /// Asks for what is open to be synced.
+    pub(crate) async fn begin_to_sync(&self, handle: &[u8]) -> Result<Pending, Fault> {
+        self.send(Request::Extended {
             name: "fsync@openssh.com",
             fields: &[handle],
         })

@@ -201,7 +201,7 @@ impl Connector for SftpConnector {
     fn get_into(&self, key: &str, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         check_key(key)?;
         self.call(async |place, host| {
-            let session = place.client.lease().await?;
+            let session = place.client.lease_for(buffer.len()).await?;
             let path = place.path(key);
             let file = session
                 .open_to_read(&path)

@@ -38,7 +38,7 @@ fn main() -> Outcome {
                 .map(|entry| Ok(entry?.path()))
                 .collect::<std::io::Result<Vec<PathBuf>>>()?;
             // A backup stores as many packs at once.
-            at_once(concurrency / 2, files, |file| put(&storage, file))
+            at_once((concurrency / 2).min(4), files, |file| put(&storage, file))
         }
         "get" => {
             let mut objects = Vec::new();
