@@ -389,18 +389,19 @@ fn look_at_packs(repository: &Repository) -> Result<(), BackupError> {
         .filter_map(|object| Some((pack_id_of(&object.key)?, object.size_bytes)))
         .collect();
     let known = repository.index().packs();
-    let gone: Vec<PackId> = known
+    let gone = known
         .iter()
         .filter(|pack| listed.get(&pack.id) != Some(&pack.size_bytes))
-        .map(|pack| pack.id)
-        .collect();
-    if !gone.is_empty() {
+        .map(|pack| pack.id);
+    let (cut, missing): (Vec<PackId>, Vec<PackId>) = gone.partition(|id| listed.contains_key(id));
+    if !(cut.is_empty() && missing.is_empty()) {
         tracing::warn!(
             "{} packs are missing or cut: what they held is stored again where it is met; run check",
-            gone.len()
+            cut.len() + missing.len()
         );
     }
-    repository.index().distrust(gone);
+    repository.index().distrust(cut);
+    repository.index().miss(missing);
     let published = repository.index().published_packs();
     if listed.keys().any(|id| !published.contains(id)) {
         let packs = repository.packs_besides(&published)?;

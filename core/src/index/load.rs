@@ -104,6 +104,14 @@ impl Index {
                 Err(error) => return Err(error),
             }
         }
+        // One that leaves out what is missing may be smaller than what it replaces.
+        self.change_segments(|segments| {
+            segments.retain(|segment| {
+                let id = segment.id().0;
+                let prefix = id.first_chunk().filter(|_| id != [0; 32]);
+                prefix.is_none_or(|prefix| !superseded.contains(prefix))
+            });
+        });
         Ok(problems)
     }
 

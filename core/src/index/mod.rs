@@ -74,6 +74,8 @@ pub struct Index {
     claimed: [Mutex<HashSet<BlobId>>; SHARDS],
     pending: Mutex<Pending>,
     absent: RwLock<Arc<HashSet<PackId>>>,
+    /// Packs that segments name and the storage does not have.
+    missing: Mutex<HashSet<PackId>>,
     scratch: Arc<Scratch>,
     /// Segments of which a block turned out damaged when it was first asked for.
     abandoned: Mutex<HashSet<SegmentId>>,
@@ -108,10 +110,17 @@ impl Index {
             claimed: Default::default(),
             pending: Mutex::default(),
             absent: RwLock::default(),
+            missing: Mutex::default(),
             scratch: Scratch::new(cache_directory, heap_bytes),
             abandoned: Mutex::default(),
             settled: AtomicUsize::new(0),
         }
+    }
+
+    /// Distrusts packs that are not there at all. The last segment of a session says of them only what nothing else holds.
+    pub fn miss(&self, packs: impl IntoIterator<Item = PackId> + Clone) {
+        lock(&self.missing).extend(packs.clone());
+        self.distrust(packs);
     }
 
     /// Blobs in these packs count as absent from now on: the packs are gone or cut, so what they held is stored again.

@@ -1,6 +1,6 @@
 //! Writing index segments: what the session has stored, merged with small older segments so that their number stays logarithmic.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::crypto::keys::Keys;
@@ -22,6 +22,9 @@ use super::{Index, Pending, lock};
 
 /// A segment with more entries than this is never merged again: it bounds the size of one object and the memory to write it.
 const MERGE_LIMIT_ENTRIES: usize = 500_000;
+
+/// So many entries are written at once to leave out what is missing; more wait for the next session.
+const MEND_LIMIT_ENTRIES: usize = 2 * MERGE_LIMIT_ENTRIES;
 
 /// What publishing needs besides the index.
 #[derive(Debug, Clone, Copy)]
@@ -46,19 +49,30 @@ struct Merged {
 }
 
 impl Index {
-    /// Publishes what is pending as one segment; with `merge`, together with small older segments.
-    /// Returns the size of the object in bytes, or `None` when nothing was pending.
+    /// Publishes what is pending as one segment; with `merge`, together with small older segments, and with those that name packs that
+    /// are missing and whose blobs are stored elsewhere by now.
+    /// Returns the size of the object in bytes, or `None` when there was nothing to say.
     pub fn publish(&self, publisher: Publisher<'_>, merge: bool) -> Result<Option<u64>, ReadError> {
         let pending = std::mem::take(&mut *lock(&self.pending));
-        if pending.packs.is_empty() {
+        let missing = if merge {
+            lock(&self.missing).clone()
+        } else {
+            HashSet::new()
+        };
+        if pending.packs.is_empty() && missing.is_empty() {
             return Ok(None);
         }
         let olds = if merge {
-            self.to_merge(pending.entries.len())
+            self.to_merge(pending.entries.len(), &missing)
         } else {
             Vec::new()
         };
-        let Merged { olds, packs, entries } = self.merge(&pending, olds)?;
+        let mut merged = self.merge(&pending, olds)?;
+        let left_out = self.leave_out(&missing, &mut merged)?;
+        if pending.packs.is_empty() && !left_out {
+            return Ok(None);
+        }
+        let Merged { olds, packs, entries } = merged;
         let superseded = self.superseded_by(&olds);
         let head = SegmentHead {
             publisher: publisher.session,
@@ -137,19 +151,67 @@ impl Index {
         Ok(merged)
     }
 
-    /// The smaller segments that are not more than twice as large as what is gathered so far.
-    fn to_merge(&self, fresh: usize) -> Vec<Arc<Segment>> {
+    /// Leaves out entries of missing packs whose blobs are stored elsewhere, and such packs of which nothing is left. What is nowhere
+    /// else stays: it tells which pack is wanted. Gives whether anything was left out.
+    fn leave_out(&self, missing: &HashSet<PackId>, merged: &mut Merged) -> Result<bool, ReadError> {
+        let lost: Vec<bool> = merged
+            .packs
+            .iter()
+            .map(|pack| missing.contains(&pack.id))
+            .collect();
+        if !lost.contains(&true) {
+            return Ok(false);
+        }
+        let is_lost = |entry: &IndexEntry| lost.get(entry.pack as usize) == Some(&true);
+        let mut used = vec![false; lost.len()];
+        let mut kept = Vec::with_capacity(merged.entries.len());
+        // They ascend by id: the copies of a blob are neighbours.
+        for copies in merged.entries.chunk_by(|one, next| one.id == next.id) {
+            let mut elsewhere = !copies.iter().all(is_lost);
+            if let (false, Some(first)) = (elsewhere, copies.first()) {
+                elsewhere = self.find(&first.id)?.is_some();
+            }
+            for entry in copies.iter().filter(|entry| !(elsewhere && is_lost(entry))) {
+                if let Some(used) = used.get_mut(entry.pack as usize) {
+                    *used = true;
+                }
+                kept.push(*entry);
+            }
+        }
+        let left_out = kept.len() < merged.entries.len();
+        let mut numbers = Vec::with_capacity(lost.len());
+        let mut packs = Vec::with_capacity(lost.len());
+        for ((pack, lost), used) in merged.packs.drain(..).zip(&lost).zip(used) {
+            numbers.push(u32::try_from(packs.len()).unwrap_or(u32::MAX));
+            if used || !lost {
+                packs.push(pack);
+            }
+        }
+        for entry in &mut kept {
+            if let Some(&number) = numbers.get(entry.pack as usize) {
+                entry.pack = number;
+            }
+        }
+        merged.packs = packs;
+        merged.entries = kept;
+        Ok(left_out)
+    }
+
+    /// The smaller segments that are not more than twice as large as what is gathered so far, and those that name missing packs.
+    fn to_merge(&self, fresh: usize, missing: &HashSet<PackId>) -> Vec<Arc<Segment>> {
         let mut segments = self.segments().to_vec();
         segments.sort_by_key(|segment| segment.len());
         let mut gathered = fresh;
         let mut chosen = Vec::new();
+        let mut merging = true;
         for segment in segments {
             let small = segment.len() <= gathered.saturating_mul(2).max(64);
-            if !small || gathered + segment.len() > MERGE_LIMIT_ENTRIES {
-                break;
+            merging &= small && gathered + segment.len() <= MERGE_LIMIT_ENTRIES;
+            let wrong = segment.packs().iter().any(|pack| missing.contains(&pack.id));
+            if merging || (wrong && gathered + segment.len() <= MEND_LIMIT_ENTRIES) {
+                gathered += segment.len();
+                chosen.push(segment);
             }
-            gathered += segment.len();
-            chosen.push(segment);
         }
         chosen
     }
