@@ -1,8 +1,10 @@
 //! Keeps below the rates that the user set: bytes a second out and in, calls a second.
 //!
-//! A call is begun when what was moved before has been paid for in time, so the average holds whatever a connector does. One that
-//! reports its progress is held back within a call as well ([`Throttle`]), so that a large object does not fill the line either.
+//! A call is begun when what was moved before has been paid for in time, and a read ends when its own bytes have, so the average holds
+//! whatever a connector does. One that reports its progress is held back within a call as well ([`Throttle`]), so that a large object
+//! does not fill the line either.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,7 +52,7 @@ impl Limited {
 
     fn pay(&self, rate: Option<&Rate>, amount: u64, request: Request<'_>) -> Result<(), StorageError> {
         let Some(rate) = rate else { return Ok(()) };
-        let begin = rate.book(amount, self.pace.now());
+        let begin = rate.book(amount, self.pace.now()).start;
         self.pace
             .wait(begin.saturating_sub(self.pace.now()), "reach", request.subject)
     }
@@ -71,11 +73,14 @@ impl Policy for Limited {
         Ok(self.pace.now())
     }
 
-    fn after(&self, _request: Request<'_>, begun: Duration, outcome: Result<u64, &StorageError>) {
-        // What comes in is known only now; the next read waits for it. The time that the call itself took counts: a connector that
-        // is held back as it reports progress has paid already.
+    fn after(&self, request: Request<'_>, begun: Duration, outcome: Result<u64, &StorageError>) {
+        // What comes in is known only now, and no other read may follow: it is paid for before it is handed on. The time that the call
+        // itself took counts: a connector that is held back as it reports progress has paid already.
         if let (Some(download), Ok(received)) = (&self.download, outcome) {
-            download.book(received, begun);
+            let end = download.book(received, begun).end;
+            let left = end.saturating_sub(self.pace.now());
+            // Who is told to stop is told by the next call.
+            let _stopped = self.pace.wait(left, "read", request.subject).is_err();
         }
     }
 }
@@ -102,7 +107,7 @@ impl Throttle {
     pub(crate) fn moved(&self, sent: bool, bytes: u64, mut alive: impl FnMut()) {
         let rate = if sent { &self.upload } else { &self.download };
         let Some(rate) = rate else { return };
-        let begin = rate.book(bytes, self.pace.now());
+        let begin = rate.book(bytes, self.pace.now()).start;
         // Until the time that these bytes take is over, but for the last step: the next report waits for it.
         while self.pace.now() < begin {
             alive();
@@ -129,13 +134,13 @@ impl Rate {
         }
     }
 
-    /// Books the time that `amount` takes, and returns when it begins.
-    fn book(&self, amount: u64, now: Duration) -> Duration {
+    /// Books the time that `amount` takes, and returns when it begins and ends.
+    fn book(&self, amount: u64, now: Duration) -> Range<Duration> {
         let mut until = self.booked_until.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = (*until).max(now);
         let nanoseconds = u128::from(amount) * 1_000_000_000 / u128::from(self.per_second);
         *until = begin + Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX / 4));
-        begin
+        begin..*until
     }
 }
 
@@ -148,14 +153,11 @@ mod tests {
     fn a_rate_holds_on_average_and_time_not_used_is_not_saved_up() {
         let rate = Rate::new(1000);
         let second = Duration::from_secs;
-        assert_eq!(rate.book(2000, second(10)), second(10));
-        assert_eq!(
-            rate.book(500, second(10)),
-            second(12),
-            "it waits for those before it"
-        );
-        assert_eq!(rate.book(500, second(100)), second(100));
-        assert_eq!(rate.book(500, second(100)), Duration::from_millis(100_500));
+        assert_eq!(rate.book(2000, second(10)), second(10)..second(12));
+        let begin = rate.book(500, second(10)).start;
+        assert_eq!(begin, second(12), "it waits for those before it");
+        assert_eq!(rate.book(500, second(100)).start, second(100));
+        assert_eq!(rate.book(500, second(100)).start, Duration::from_millis(100_500));
     }
     const READ: Request<'_> = Request {
         kind: RequestKind::Get,
@@ -176,12 +178,11 @@ mod tests {
             pace.wait(each, "read", "k").unwrap();
             limited.after(READ, begun, Ok(1000));
         }
-        limited.before(READ).unwrap();
         pace.now()
     }
 
     #[test]
-    fn what_a_read_took_by_itself_counts_as_paid() {
+    fn a_read_is_paid_for_before_it_ends_and_what_it_took_by_itself_counts() {
         let second = Duration::from_secs;
         assert_eq!(five_reads(second(0)), second(5));
         assert_eq!(
