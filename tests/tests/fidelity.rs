@@ -1090,6 +1090,36 @@ fn what_a_killed_restore_left_is_finished_and_nothing_else_is_touched() {
 }
 
 #[test]
+fn what_a_killed_restore_was_writing_beside_a_file_goes_when_it_is_run_again() {
+    let lab = Lab::with_repository();
+    let tree = Tree::new(lab.path("source"));
+    tree.file("file", "as it was");
+    tree.file("other", "as it was too");
+    tree.hard_link("file", "link");
+    let id = lab.backup([tree.root()]);
+    let target = lab.path("target");
+    restore(&lab, &target, &[&id]).ok();
+    let wanted = Image::of(&target).below();
+    let beside = |name: &str| {
+        let hash = blake3::hash(name.as_bytes()).to_hex();
+        target.join(format!(".plakar-restore-{}", &hash[..16]))
+    };
+    for name in ["file", "link", "other"] {
+        fs::remove_file(target.join(name)).unwrap();
+        fs::write(target.join(name), "changed").unwrap();
+        fs::write(beside(name), "as").unwrap();
+        set_mode(&beside(name), 0o1200);
+    }
+    // Somebody is at work on one of them.
+    let working = fs::File::options().write(true).open(beside("other")).unwrap();
+    working.lock().unwrap();
+    restore(&lab, &target, &["-overwrite", "always", &id]).ok();
+    assert_eq!(fs::metadata(beside("other")).unwrap().len(), 2, "it is another's");
+    fs::remove_file(beside("other")).unwrap();
+    assert_same(&wanted, &Image::of(&target).below());
+}
+
+#[test]
 fn a_user_who_is_not_root_restores_what_that_user_may() {
     root_only();
     let lab = Lab::new();

@@ -3,7 +3,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, ftruncate, linkat, openat, renameat, seek, unlinkat};
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, SeekFrom, flock, ftruncate, linkat, openat, renameat, seek,
+    unlinkat,
+};
 use rustix::io::{Errno, pread, pwrite};
 
 use crate::format::tree::{Content, ContentItem, Entry, EntryKind};
@@ -128,8 +131,15 @@ pub(super) fn link(
     if (inode.device, inode.inode) == (existing.device, existing.inode) {
         return Ok(ItemState::Done);
     }
-    let temporary = temporary_name(shared)?;
-    linkat(of, first, folder, temporary.as_slice(), AtFlags::empty())?;
+    let mut temporary = temporary_name(name);
+    let link = |temporary: &[u8]| linkat(of, first, folder, temporary, AtFlags::empty());
+    match link(&temporary) {
+        Err(Errno::EXIST) => {
+            temporary = free_name(shared, folder, temporary)?;
+            link(&temporary)?;
+        }
+        linked => linked?,
+    }
     let replaced = match existing.kind {
         EntryKind::Directory => clear_name(folder, name),
         _ => Ok(()),
@@ -226,9 +236,7 @@ fn over_existing(
             return Ok(ItemState::Unchanged);
         }
     }
-    let temporary = temporary_name(shared).map_err(target("cannot name a temporary file"))?;
-    let file = openat(folder, temporary.as_slice(), CREATE, creation_mode(shared, work))
-        .map_err(target("cannot create the file"))?;
+    let (temporary, file) = create_beside(shared, work).map_err(target("cannot create the file"))?;
     let written = fill_and_set(shared, work, &file, reader, lists).and_then(|()| {
         if existing.kind == EntryKind::Directory {
             clear_name(folder, name).map_err(target("cannot replace the directory"))?;
@@ -242,7 +250,41 @@ fn over_existing(
     Ok(ItemState::Done)
 }
 
-fn temporary_name(shared: &Shared<'_>) -> Result<Vec<u8>, Errno> {
+/// Creates the file that will take the name of the entry once it is whole. It is locked for as long as it is open.
+fn create_beside(shared: &Shared<'_>, work: &FileWork) -> Result<(Vec<u8>, OwnedFd), Errno> {
+    let folder = &work.folder.fd;
+    let mut temporary = temporary_name(&work.entry.name);
+    let create = |name: &[u8]| openat(folder, name, CREATE, creation_mode(shared, work));
+    let file = match create(&temporary) {
+        Err(Errno::EXIST) => {
+            temporary = free_name(shared, folder, temporary)?;
+            create(&temporary)?
+        }
+        created => created?,
+    };
+    // Where there are no locks, what a killed process left is taken for that of another one, and stays.
+    let _unlocked = flock(&file, FlockOperation::NonBlockingLockExclusive).is_err();
+    Ok((temporary, file))
+}
+
+/// Under what name an entry is written before it replaces what has its own. The same every time: a restore that was killed is run
+/// again, and meets what it left.
+fn temporary_name(name: &[u8]) -> Vec<u8> {
+    let hash = blake3::hash(name).to_hex();
+    format!(".plakar-restore-{hash:.16}").into_bytes()
+}
+
+/// The name of a temporary file that is there already: cleared when nobody is at work on it, otherwise another one.
+fn free_name(shared: &Shared<'_>, folder: &OwnedFd, name: Vec<u8>) -> Result<Vec<u8>, Errno> {
+    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let open = |access| openat(folder, name.as_slice(), flags | access, Mode::empty());
+    // An unfinished file may be written by its owner, a finished one perhaps only read.
+    let opened = open(OFlags::WRONLY).or_else(|_| open(OFlags::RDONLY));
+    let left = opened.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
+    if left {
+        unlinkat(folder, name.as_slice(), AtFlags::empty())?;
+        return Ok(name);
+    }
     let random = shared.repository.environment().random::<8>();
     let random = random.map_err(|error| Errno::from_io_error(&error.0).unwrap_or(Errno::AGAIN))?;
     Ok(format!(".plakar-restore-{:016x}", u64::from_le_bytes(random)).into_bytes())
