@@ -36,6 +36,8 @@ pub struct SshdOptions {
     pub lines: Vec<String>,
     /// Requests and extensions that the SFTP server does not know, as `sftp-server -P` takes them.
     pub without: Option<&'static str>,
+    /// Whether the SFTP server writes down which files it opens and closes, see [`Sshd::written`].
+    pub logs_files: bool,
     /// Whether the host key comes with a certificate of an authority, and for which names.
     pub certificate_for: Option<&'static str>,
     /// Passwords are accepted, by this method; keys are not. Needs root.
@@ -58,6 +60,7 @@ impl Default for SshdOptions {
             first_lines: Vec::new(),
             lines: Vec::new(),
             without: None,
+            logs_files: false,
             certificate_for: None,
             password: None,
         }
@@ -235,6 +238,9 @@ impl Sshd {
             format!("AuthorizedKeysFile {folder}/authorized_keys"),
         ]);
         lines.push(match self.options.without {
+            None if self.options.logs_files => {
+                format!("Subsystem sftp {SFTP_SERVER} -e -l INFO 2>>{folder}/files")
+            }
             Some(denied) => format!("Subsystem sftp {SFTP_SERVER} -P {denied}"),
             None => "Subsystem sftp internal-sftp".into(),
         });
@@ -312,10 +318,30 @@ impl Sshd {
 
     /// How many logins the server has granted.
     pub fn logins(&self) -> usize {
-        self.log()
+        // A key that is known is "accepted" before it has signed.
+        self.logged("Accepted ") - self.logged("Accepted key ")
+    }
+
+    /// How many lines of the log hold these words.
+    pub fn logged(&self, words: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(words)).count()
+    }
+
+    /// How many SFTP sessions were begun.
+    pub fn sessions(&self) -> usize {
+        self.logged("subsystem 'sftp'")
+    }
+
+    /// How much was written each time a file under a temporary name was open, in bytes and in the order in which they were closed.
+    /// Of a server that writes that down.
+    pub fn written(&self) -> Vec<u64> {
+        let files = fs::read_to_string(self.path("files")).unwrap_or_default();
+        let closed = files
             .lines()
-            .filter(|line| line.contains("Accepted "))
-            .count()
+            .filter(|line| line.contains("close \"") && line.contains("/.tmp-"));
+        closed
+            .filter_map(|line| line.trim_end().rsplit(' ').next()?.parse().ok())
+            .collect()
     }
 
     /// Lets another public key in.

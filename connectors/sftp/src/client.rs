@@ -3,11 +3,11 @@
 //! It does not retry: a call whose connection breaks fails, and the next call finds a new one.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use plakar_plugin_api::{Error, ErrorKind, Level, Result};
+use plakar_plugin_api::{Error, ErrorKind, Host, Level, Result};
 use russh::Disconnect;
 use tokio::task::JoinSet;
 
@@ -19,13 +19,20 @@ use crate::session::Session;
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 /// A server takes some 2 MiB of a connection before it answers: what is much less does not need one of its own.
 const BULK_BYTES: usize = 1 << 20;
+/// Connections that are opened when there is enough to do.
+const CONNECTIONS: usize = 4;
+/// Where answers come so soon, fewer connections keep a line full, and each is work for the server.
+const NEAR: Duration = Duration::from_millis(3);
+const NEAR_CONNECTIONS: usize = 2;
 /// How long a server may take from the login to its first answer.
 const STARTING: Duration = Duration::from_secs(20);
 /// How long a server may take to hear that we leave.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// All connections of a location.
-pub(crate) struct Client {
+pub(crate) struct Client(Arc<Connections>);
+
+struct Connections {
     dialer: Dialer,
     slots: Vec<Slot>,
     refused_at: Mutex<Option<Instant>>,
@@ -36,13 +43,57 @@ pub(crate) struct Client {
 struct Slot {
     connection: Mutex<Option<Arc<Connection>>>,
     dialing: tokio::sync::Mutex<()>,
+    /// Whether a connection is opened that nobody waits for.
+    opening: AtomicBool,
     /// Calls that use it or wait for it.
     active: Arc<AtomicUsize>,
 }
 
 struct Connection {
     session: Session,
+    /// For large objects, once the first of them has come by; see [`Lease::second`].
+    second: OnceLock<Session>,
+    widened: AtomicBool,
     link: Link,
+}
+
+impl Connection {
+    fn is_near(&self) -> bool {
+        self.session
+            .round_trip()
+            .is_some_and(|round_trip| round_trip < NEAR)
+    }
+
+    /// Starts a second session, which nobody waits for. A server that does not want it is used with one.
+    fn widen(self: &Arc<Self>, host: &Host) {
+        let wanted = self.session.abilities.shows_files() && !self.is_near();
+        if !wanted || self.widened.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (connection, host) = (Arc::clone(self), host.clone());
+        tokio::spawn(async move {
+            match tokio::time::timeout(STARTING, start(&connection.link)).await {
+                Ok(Ok(session)) => drop(connection.second.set(session)),
+                Ok(Err(fault)) => {
+                    let message = format!("goes on with one session a connection: {fault:?}");
+                    host.log(Level::Debug, "sftp", &message);
+                }
+                Err(_elapsed) => {}
+            }
+        });
+    }
+}
+
+/// Whether no more connections are opened than are `begun`. Where any shows that the server is `near`, two are enough, unless so many
+/// were `wanted`.
+fn is_enough(wanted: Option<usize>, near: usize, begun: usize) -> bool {
+    wanted.is_none() && near > 0 && begun >= NEAR_CONNECTIONS
+}
+
+async fn start(link: &Link) -> std::result::Result<Session, Fault> {
+    let channel = link.ssh.channel_open_session().await;
+    let channel = channel.map_err(|error| Fault::Lost(error.to_string()))?;
+    Session::start(channel, link.farewell.clone()).await
 }
 
 /// A connection in use by a call.
@@ -56,6 +107,13 @@ impl Deref for Lease {
 
     fn deref(&self) -> &Session {
         &self.connection.session
+    }
+}
+
+impl Lease {
+    /// Another session of the connection, when there is one: a server takes only so many bytes of each before it answers.
+    pub(crate) fn second(&self) -> Option<&Session> {
+        self.connection.second.get().filter(|session| !session.is_over())
     }
 }
 
@@ -87,37 +145,116 @@ impl Slot {
             .filter(|connection| !connection.session.is_over())
             .cloned()
     }
+
+    /// Whether there is a connection, or somebody waits for it.
+    fn is_begun(&self) -> bool {
+        self.active.load(Ordering::Relaxed) > 0
+            || self.opening.load(Ordering::Relaxed)
+            || self.live().is_some()
+    }
 }
 
 impl Client {
     pub(crate) fn new(dialer: Dialer) -> Self {
-        let slots = (0..dialer.options.connections).map(|_| Slot::default()).collect();
-        Self {
+        let most = dialer.options.connections.unwrap_or(CONNECTIONS);
+        Self(Arc::new(Connections {
             dialer,
-            slots,
+            slots: (0..most).map(|_| Slot::default()).collect(),
             refused_at: Mutex::default(),
-        }
+        }))
     }
 
     pub(crate) fn connections(&self) -> usize {
-        self.slots.len()
+        self.0.slots.len()
     }
 
     /// A connection for a call that waits for answers more than it moves bytes: the least busy of those that are open. To open one takes
     /// a dozen round trips, and requests of many calls go their way at once.
     pub(crate) async fn lease(&self) -> Result<Lease> {
-        let live = self.slots.iter().filter(|slot| slot.live().is_some());
-        let least = live.min_by_key(|slot| slot.active.load(Ordering::Relaxed));
-        self.lease_of(least.or_else(|| self.slots.first())).await
+        match self.0.least_busy() {
+            Some(lease) => Ok(lease),
+            None => self.0.lease_of(self.0.slots.first()).await,
+        }
     }
 
-    /// A connection for a call that moves so many bytes. Many are worth a new one when all that are open are busy, if more are allowed.
+    /// A connection for a call that moves so many bytes. When all that are open are busy and more are allowed, another is opened for
+    /// the calls that follow.
     pub(crate) async fn lease_for(&self, bytes: usize) -> Result<Lease> {
         if bytes < BULK_BYTES {
-            self.lease().await
-        } else {
-            self.lease_of(self.choose()).await
+            return self.lease().await;
         }
+        let number = self.0.choose();
+        let slot = self.0.slots.get(number);
+        if slot.is_some_and(|slot| slot.live().is_none())
+            && let Some(lease) = self.0.least_busy()
+        {
+            self.open(number);
+            return Ok(lease);
+        }
+        self.0.lease_of(slot).await
+    }
+
+    /// The same for a call that writes.
+    pub(crate) async fn lease_to_write(&self, bytes: usize) -> Result<Lease> {
+        let lease = self.lease_for(bytes).await?;
+        if bytes >= BULK_BYTES {
+            lease.connection.widen(&self.0.dialer.host);
+        }
+        Ok(lease)
+    }
+
+    /// Opens a connection that nobody waits for.
+    fn open(&self, number: usize) {
+        let connections = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let Some(slot) = connections.slots.get(number) else {
+                return;
+            };
+            if slot.opening.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            {
+                let _alone = slot.dialing.lock().await;
+                if slot.live().is_none() {
+                    match connections.dial().await {
+                        Ok(connection) => *lock(&slot.connection) = Some(connection),
+                        Err(error) => connections.refused(&error),
+                    }
+                }
+            }
+            slot.opening.store(false, Ordering::Relaxed);
+        });
+    }
+
+    /// Tells the server that we leave, once it has done what it was asked without anybody waiting for it.
+    pub(crate) async fn close(&self) {
+        let mut leaving = JoinSet::new();
+        for slot in &self.0.slots {
+            let Some(connection) = lock(&slot.connection).take() else {
+                continue;
+            };
+            leaving.spawn(tokio::time::timeout(GOODBYE, async move {
+                if connection.session.owes_removals() {
+                    // Requests are done in their order: when this one is answered, those before it are done.
+                    let _unheard = connection.session.real_path(".").await.is_err();
+                }
+                let ssh = &connection.link.ssh;
+                ssh.disconnect(Disconnect::ByApplication, "", "").await
+            }));
+        }
+        // Who does not hear it will notice.
+        while leaving.join_next().await.is_some() {}
+    }
+}
+
+impl Connections {
+    fn least_busy(&self) -> Option<Lease> {
+        let live = self.slots.iter().filter_map(|slot| Some((slot, slot.live()?)));
+        let (slot, connection) = live.min_by_key(|(slot, _)| slot.active.load(Ordering::Relaxed))?;
+        Some(Lease {
+            connection,
+            _use: Use::of(slot),
+        })
     }
 
     async fn lease_of(&self, slot: Option<&Slot>) -> Result<Lease> {
@@ -144,71 +281,78 @@ impl Client {
                     _use: used,
                 })
             }
-            Err(error) => self.make_do(error),
+            Err(error) => {
+                drop(used);
+                let lease = self.least_busy().ok_or_else(|| error.clone())?;
+                self.refused(&error);
+                Ok(lease)
+            }
         }
     }
 
-    fn choose(&self) -> Option<&Slot> {
+    /// The number of the slot that a large call is best served by.
+    fn choose(&self) -> usize {
         let refused = lock(&self.refused_at).is_some_and(|at| at.elapsed() < REFUSED_FOR);
         let any_live = refused && self.slots.iter().any(|slot| slot.live().is_some());
-        let usable = self
-            .slots
-            .iter()
-            .filter(|slot| !any_live || slot.live().is_some());
-        let best = usable.min_by_key(|slot| (slot.active.load(Ordering::Relaxed), slot.live().is_none()));
-        best.or_else(|| self.slots.first())
+        let enough = self.has_enough();
+        let usable = self.slots.iter().enumerate().filter(|(_, slot)| {
+            if any_live {
+                slot.live().is_some()
+            } else {
+                !enough || slot.is_begun()
+            }
+        });
+        let best = usable.min_by_key(|(_, slot)| {
+            let opening = usize::from(slot.opening.load(Ordering::Relaxed));
+            let active = slot.active.load(Ordering::Relaxed);
+            (active + opening, slot.live().is_none())
+        });
+        best.map_or(0, |(number, _)| number)
+    }
+
+    fn has_enough(&self) -> bool {
+        let live = self.slots.iter().filter_map(Slot::live);
+        let near = live.filter(|connection| connection.is_near()).count();
+        let begun = self.slots.iter().filter(|slot| slot.is_begun()).count();
+        is_enough(self.dialer.options.connections, near, begun)
     }
 
     /// A server that refuses one more connection is used with those there are.
-    fn make_do(&self, error: Error) -> Result<Lease> {
-        for slot in &self.slots {
-            if let Some(connection) = slot.live() {
-                *lock(&self.refused_at) = Some(Instant::now());
-                let message = format!("goes on with fewer connections: {}", error.message);
-                self.dialer.host.log(Level::Warn, "sftp", &message);
-                return Ok(Lease {
-                    connection,
-                    _use: Use::of(slot),
-                });
-            }
-        }
-        Err(error)
+    fn refused(&self, error: &Error) {
+        *lock(&self.refused_at) = Some(Instant::now());
+        let message = format!("goes on with fewer connections: {}", error.message);
+        self.dialer.host.log(Level::Warn, "sftp", &message);
     }
 
     async fn dial(&self) -> Result<Arc<Connection>> {
         let link = self.dialer.dial().await?;
-        let starting = async {
-            let channel = link.ssh.channel_open_session().await;
-            let channel = channel.map_err(|error| Fault::Lost(error.to_string()))?;
-            Session::start(channel, link.farewell.clone()).await
-        };
         let patience = self.dialer.options.connect_timeout.unwrap_or(STARTING);
         let host = &self.dialer.target.host;
-        let started = tokio::time::timeout(patience, starting)
+        let started = tokio::time::timeout(patience, start(&link))
             .await
             .map_err(|_elapsed| {
                 let message = format!("{host} does not start SFTP within {} s", patience.as_secs());
                 Error::new(ErrorKind::Timeout, message)
             })?;
         let session = started.map_err(|fault| fault.about("start SFTP on", host))?;
-        Ok(Arc::new(Connection { session, link }))
+        Ok(Arc::new(Connection {
+            session,
+            second: OnceLock::new(),
+            widened: AtomicBool::new(false),
+            link,
+        }))
     }
+}
 
-    /// Tells the server that we leave, once it has done what it was asked without anybody waiting for it.
-    pub(crate) async fn close(&self) {
-        let mut leaving = JoinSet::new();
-        for slot in &self.slots {
-            let Some(connection) = lock(&slot.connection).take() else {
-                continue;
-            };
-            leaving.spawn(tokio::time::timeout(GOODBYE, async move {
-                // Requests are done in their order: when this one is answered, those before it are done.
-                let _unheard = connection.session.real_path(".").await.is_err();
-                let ssh = &connection.link.ssh;
-                ssh.disconnect(Disconnect::ByApplication, "", "").await
-            }));
-        }
-        // Who does not hear it will notice.
-        while leaving.join_next().await.is_some() {}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_near_gets_two_connections_unless_more_are_wanted() {
+        assert!(is_enough(None, 1, 2));
+        assert!(!is_enough(None, 1, 1));
+        assert!(!is_enough(None, 0, 3));
+        assert!(!is_enough(Some(4), 2, 2));
     }
 }

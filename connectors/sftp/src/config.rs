@@ -52,7 +52,8 @@ pub(crate) struct Options {
     pub(crate) password: Option<Zeroizing<String>>,
     pub(crate) known_hosts_file: Option<PathBuf>,
     pub(crate) accept_new_host_key: bool,
-    pub(crate) connections: usize,
+    /// How many the user wants; without, as many as the line makes worthwhile.
+    pub(crate) connections: Option<usize>,
     pub(crate) ssh_config: SshConfigChoice<PathBuf>,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) use_agent: bool,
@@ -214,8 +215,8 @@ impl Options {
         settings.only(KNOWN)?;
         let path = |name| settings.get(name).map(|path| surroundings.expand(path));
         let secret = |name| settings.get(name).map(|text| Zeroizing::new(text.to_owned()));
-        let connections = settings.parse("connections")?.unwrap_or(4);
-        if !(1..=8).contains(&connections) {
+        let connections = settings.parse("connections")?;
+        if connections.is_some_and(|number| !(1..=8).contains(&number)) {
             return Err(Error::new(
                 ErrorKind::Config,
                 "the setting `connections` is wrong: it is a number from 1 to 8",
@@ -383,6 +384,6 @@ mod tests {
             options.known_hosts_file.as_deref(),
             Some(Path::new("/home/me/hosts"))
         );
-        assert_eq!((options.connections, options.use_agent), (4, true));
+        assert_eq!((options.connections, options.use_agent), (None, true));
     }
 }

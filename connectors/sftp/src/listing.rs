@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use plakar_plugin_api::{Error, ErrorKind, Host, ListPage, ObjectInfo, Result, check_key};
 use tokio::task::JoinHandle;
 
-use crate::place::Place;
+use crate::place::{Place, parent};
 use crate::protocol::{Kind, Name};
 use crate::session::Session;
 
@@ -150,7 +150,7 @@ fn keep(place: &Place, wanted: &Wanted<'_>, page: &ListPage, levels: Vec<Level>,
 
 /// The folder to begin with, the deepest that all wanted keys are in. `None` when it is missing.
 async fn begin(place: &Arc<Place>, wanted: &Wanted<'_>) -> Result<Option<Level>> {
-    let start = wanted.prefix.rsplit_once('/').map_or("", |(folders, _)| folders);
+    let start = parent(wanted.prefix);
     if let Some(found) = read(place, start).await? {
         let path = if start.is_empty() {
             String::new()

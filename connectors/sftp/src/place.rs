@@ -110,7 +110,7 @@ impl Place {
                 Ok(()) => missing.truncate(missing.len() - 1),
                 Err(fault) if fault.is_missing() && steps > 0 => {
                     steps -= 1;
-                    let above = next.rsplit_once('/').map_or("", |(above, _)| above);
+                    let above = parent(next);
                     if above.is_empty() {
                         return Err(fault.about("create the folder", &path));
                     }
@@ -320,8 +320,9 @@ impl Place {
     }
 }
 
-fn parent(folder: &str) -> &str {
-    folder.rsplit_once('/').map_or("", |(above, _)| above)
+/// The folder that a key, a folder of keys or a path is in; empty when it names none.
+pub(crate) fn parent(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(above, _)| above)
 }
 
 /// Whether a folder was not synced because the server cannot do that. From one that could before it is a failure: what was

@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use plakar_plugin_api::{Error, ErrorKind, Host, PutMode, PutOptions, Result};
 
+use crate::client::Lease;
 use crate::error::{Fault, wrong_kind};
-use crate::place::{Place, Temporary};
+use crate::place::{Place, Temporary, parent};
 use crate::protocol::{Attributes, Kind};
 use crate::remote::Opened;
 use crate::session::Session;
-use crate::transfer;
+use crate::transfer::Writing;
+
+/// What takes a server so much longer to take that a second session is worth a round trip more to open the file there.
+const STRIPED_BYTES: usize = 4 << 20;
 
 /// Stores an object as [`Connector::put`](plakar_plugin_api::Connector::put) says.
 pub(crate) async fn put(
@@ -19,13 +23,13 @@ pub(crate) async fn put(
     options: PutOptions,
     host: &Host,
 ) -> Result<()> {
-    let session = place.client.lease_for(bytes.len()).await?;
+    let session = place.client.lease_to_write(bytes.len()).await?;
     place.remove_orphans(&session);
-    let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let folder = parent(key);
     let path = place.path(key);
     let mut temporary = Temporary::in_folder(place, &session, folder)?;
     let file = create(place, &session, folder, &temporary.path).await?;
-    let written = write(&session, &file, bytes, options.durable, host).await;
+    let written = write(&session, &file, &temporary.path, bytes, options.durable, host).await;
     let found = match written {
         Ok(found) => found,
         Err(fault) => {
@@ -87,19 +91,31 @@ async fn create<'s>(place: &Place, session: &'s Session, folder: &str, path: &st
 
 /// Writes all, syncs when asked to, and gives what the server then says of the file.
 async fn write(
-    session: &Session,
+    lease: &Lease,
     file: &Opened<'_>,
+    path: &str,
     bytes: &[u8],
     durable: bool,
     host: &Host,
 ) -> std::result::Result<Attributes, Fault> {
-    transfer::write_all(session, &file.handle, bytes, |moved| host.progress(moved)).await?;
-    if !durable || !session.abilities.fsync {
-        return session.stat_handle(&file.handle).await;
-    }
-    let (synced, found) = tokio::join!(session.fsync(&file.handle), session.stat_handle(&file.handle));
-    synced?;
-    found
+    let moved = |moved| host.progress(moved);
+    let writing = Writing::new(bytes, lease.write_bytes(), durable && lease.abilities.fsync);
+    let Some(second) = lease.second().filter(|_| bytes.len() >= STRIPED_BYTES) else {
+        return writing.write(lease, &file.handle, moved).await;
+    };
+    let striped = async {
+        let Ok(file) = second.open_too(path).await else {
+            return Ok(None);
+        };
+        if writing.is_all_taken() {
+            return Ok(None);
+        }
+        writing.write(second, &file.handle, moved).await.map(Some)
+    };
+    let (found, found_too) = tokio::try_join!(writing.write(lease, &file.handle, moved), striped)?;
+    // Either may have looked before the other's last piece was there.
+    let size = found.size.max(found_too.and_then(|found| found.size));
+    Ok(Attributes { size, ..found })
 }
 
 /// Gives the file its name, unless that is taken. A hard link refuses a taken name on every server; a rename does on most.

@@ -67,7 +67,17 @@ impl Session {
 
     /// Creates a file, which must not exist.
     pub(crate) async fn create(&self, path: &str) -> Result<Opened<'_>, Fault> {
-        let flags = open_flags::WRITE | open_flags::CREATE | open_flags::EXCLUSIVE;
+        self.open_to_write(path, open_flags::CREATE | open_flags::EXCLUSIVE)
+            .await
+    }
+
+    /// Opens a file that is being written on another session.
+    pub(crate) async fn open_too(&self, path: &str) -> Result<Opened<'_>, Fault> {
+        self.open_to_write(path, 0).await
+    }
+
+    async fn open_to_write(&self, path: &str, more_flags: u32) -> Result<Opened<'_>, Fault> {
+        let flags = open_flags::WRITE | more_flags;
         self.handle(Request::Open {
             path,
             flags,
@@ -77,10 +87,7 @@ impl Session {
     }
 
     async fn attributes(&self, request: Request<'_>) -> Result<Attributes, Fault> {
-        match self.request(request).await? {
-            Reply::Attributes(attributes) => Ok(attributes),
-            _ => Err(UNEXPECTED),
-        }
+        attributes(self.send(request).await?).await
     }
 
     /// What is at a path; a link is not followed.
@@ -90,10 +97,6 @@ impl Session {
 
     pub(crate) async fn stat(&self, path: &str) -> Result<Attributes, Fault> {
         self.attributes(Request::Stat { path }).await
-    }
-
-    pub(crate) async fn stat_handle(&self, handle: &[u8]) -> Result<Attributes, Fault> {
-        self.attributes(Request::StatHandle { handle }).await
     }
 
     async fn act(&self, request: Request<'_>) -> Result<(), Fault> {
@@ -135,10 +138,6 @@ impl Session {
             fields,
         })
         .await
-    }
-
-    pub(crate) async fn fsync(&self, handle: &[u8]) -> Result<(), Fault> {
-        self.begin_to_sync(handle).await?.done().await
     }
 
     /// Asks for what is open to be synced.
@@ -206,6 +205,14 @@ impl Session {
                 Err(fault) => return Err(fault),
             }
         }
+    }
+}
+
+/// The attributes that were asked for, when the answer is there.
+pub(crate) async fn attributes(pending: Pending) -> Result<Attributes, Fault> {
+    match pending.reply().await? {
+        Reply::Attributes(attributes) => Ok(attributes),
+        _ => Err(UNEXPECTED),
     }
 }
 

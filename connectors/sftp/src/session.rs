@@ -3,8 +3,9 @@
 //! A task writes what is queued, another reads and hands out replies. It does not know what the requests are for.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use russh::client::Msg;
@@ -16,9 +17,12 @@ use crate::error::Fault;
 use crate::protocol::{self, MAX_PACKET_BYTES, Reply, Request, Status, status};
 
 /// Packets that wait to be written; who has more waits.
-const QUEUED_PACKETS: usize = 64;
+const QUEUED_PACKETS: usize = 8;
 /// Queued packets are joined up to this size: packets that are a little larger than SSH's own would otherwise be sent in two parts.
 const JOINED_BYTES: usize = 128 << 10;
+/// A request of the draft moves this much on any server.
+const DRAFT_BYTES: u32 = 32 << 10;
+const MOST_READ_BYTES: u32 = 255 << 10;
 
 /// What the server can do beyond the draft.
 #[derive(Debug, Clone, Copy)]
@@ -28,8 +32,46 @@ pub(crate) struct Abilities {
     pub(crate) hard_link: bool,
     pub(crate) fsync: bool,
     pub(crate) space: bool,
-    pub(crate) read_bytes: u32,
-    pub(crate) write_bytes: u32,
+}
+
+impl Abilities {
+    /// Whether what it stores are files of its operating system, which several may write at once: others, which pass on to other
+    /// storages what they are given in one go, cannot sync.
+    pub(crate) fn shows_files(self) -> bool {
+        self.fsync && self.hard_link
+    }
+}
+
+/// The most bytes of one request, and how long the server took to tell.
+#[derive(Debug)]
+struct Limits {
+    read: AtomicU32,
+    write: AtomicU32,
+    round_trip: OnceLock<Duration>,
+}
+
+impl Limits {
+    /// What every server takes.
+    const fn of_the_draft() -> Self {
+        Self {
+            read: AtomicU32::new(DRAFT_BYTES),
+            write: AtomicU32::new(DRAFT_BYTES),
+            round_trip: OnceLock::new(),
+        }
+    }
+
+    /// Reads as large as the server allows; larger writes were measured to be slower.
+    fn learn(&self, mut told: Bytes) {
+        let mut limit = || told.try_get_u64().unwrap_or(0);
+        let (_packet, read, write) = (limit(), limit(), limit());
+        let within = |told: u64, ours: u32| u32::try_from(told).unwrap_or(ours).min(ours);
+        if read > 0 {
+            self.read.store(within(read, MOST_READ_BYTES), Ordering::Relaxed);
+        }
+        if write > 0 {
+            self.write.store(within(write, DRAFT_BYTES), Ordering::Relaxed);
+        }
+    }
 }
 
 /// An open session. Ends when it is dropped.
@@ -39,6 +81,9 @@ pub(crate) struct Session {
     waiting: Arc<Waiting>,
     next_id: AtomicU32,
     pub(crate) abilities: Abilities,
+    limits: Arc<Limits>,
+    /// Whether files were to be removed without anybody waiting for that.
+    owes_removals: AtomicBool,
 }
 
 /// Who waits for which reply; once the session has ended, why.
@@ -140,7 +185,7 @@ impl Session {
         let waiting = Arc::new(Waiting::new());
         tokio::spawn(write_queue(queue, write_half, Arc::clone(&waiting)));
         tokio::spawn(hand_out(incoming, Arc::clone(&waiting), outgoing.downgrade()));
-        let mut session = Self {
+        let session = Self {
             outgoing,
             waiting,
             next_id: AtomicU32::new(1),
@@ -149,39 +194,46 @@ impl Session {
                 hard_link: has("hardlink@openssh.com"),
                 fsync: has("fsync@openssh.com"),
                 space: has("statvfs@openssh.com"),
-                read_bytes: 32 << 10,
-                write_bytes: 32 << 10,
             },
+            limits: Arc::new(Limits::of_the_draft()),
+            owes_removals: AtomicBool::new(false),
         };
         if has("limits@openssh.com") {
-            session.learn_limits().await?;
+            session.ask_for_limits().await?;
         }
         Ok(session)
     }
 
-    /// Reads as large as the server allows; larger writes were measured to be slower.
-    async fn learn_limits(&mut self) -> Result<(), Fault> {
+    /// They are in force when the answer is there; nobody waits for it.
+    async fn ask_for_limits(&self) -> Result<(), Fault> {
         let request = Request::Extended {
             name: "limits@openssh.com",
             fields: &[],
         };
-        let Ok(Reply::Extended(mut limits)) = self.request(request).await else {
-            return Ok(());
-        };
-        let mut limit = || limits.try_get_u64().unwrap_or(0);
-        let (_packet, read, write) = (limit(), limit(), limit());
-        let within = |told: u64, ours: u32| {
-            if told == 0 {
-                ours
-            } else {
-                u32::try_from(told).unwrap_or(ours).min(ours)
+        let (pending, limits) = (self.send(request).await?, Arc::clone(&self.limits));
+        let asked = Instant::now();
+        tokio::spawn(async move {
+            if let Ok(Reply::Extended(told)) = pending.reply().await {
+                let _set_once = limits.round_trip.set(asked.elapsed());
+                limits.learn(told);
             }
-        };
-        if read > 0 {
-            self.abilities.read_bytes = within(read, 255 << 10);
-        }
-        self.abilities.write_bytes = within(write, 32 << 10);
+        });
         Ok(())
+    }
+
+    /// How long the server took to answer a request that is no work, if it was asked one.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.limits.round_trip.get().copied()
+    }
+
+    /// The most that one request may read.
+    pub(crate) fn read_bytes(&self) -> usize {
+        self.limits.read.load(Ordering::Relaxed).max(1) as usize
+    }
+
+    /// The most that one request may write.
+    pub(crate) fn write_bytes(&self) -> usize {
+        self.limits.write.load(Ordering::Relaxed).max(1) as usize
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -203,12 +255,20 @@ impl Session {
 
     /// Queues a request whose outcome matters to nobody, without waiting.
     pub(crate) fn send_unheard(&self, request: Request<'_>) {
+        if matches!(request, Request::Remove { .. }) {
+            self.owes_removals.store(true, Ordering::Relaxed);
+        }
         if let Ok((packet, _unheard)) = self.prepare(request)
             && let Err(mpsc::error::TrySendError::Full(packet)) = self.outgoing.try_send(packet)
         {
             let outgoing = self.outgoing.clone();
             tokio::spawn(async move { outgoing.send(packet).await });
         }
+    }
+
+    /// Whether files may be left when the connection ends at once.
+    pub(crate) fn owes_removals(&self) -> bool {
+        self.owes_removals.load(Ordering::Relaxed)
     }
 
     fn prepare(&self, request: Request<'_>) -> Result<(Bytes, Pending), Fault> {

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::config::{Folder, Location, Options, Surroundings};
 use crate::connect::Dialer;
 use crate::error::{Fault, cancelled, wrong_kind};
-use crate::place::{Place, TEMPORARY_PREFIX};
+use crate::place::{Place, TEMPORARY_PREFIX, parent};
 use crate::protocol::Kind;
 use crate::put::{self, not_an_object};
 use crate::route::Hop;
@@ -277,7 +277,7 @@ async fn create_root(place: &Place, session: &Session, root: &str) -> Result<()>
                 Ok(()) => {}
                 Err(fault) if fault.is_missing() && steps > 0 => {
                     steps -= 1;
-                    let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+                    let above = parent(path);
                     if above.is_empty() {
                         return Err(fault.about("create the folder", path));
                     }
@@ -288,7 +288,8 @@ async fn create_root(place: &Place, session: &Session, root: &str) -> Result<()>
             },
             Err(fault) => return Err(fault.about("open", path)),
         }
-        if let Some((above, _)) = path.rsplit_once('/').filter(|(above, _)| !above.is_empty()) {
+        let above = parent(path);
+        if !above.is_empty() {
             place.sync_folder(session, above).await?;
         }
         missing.pop();

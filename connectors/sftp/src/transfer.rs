@@ -1,42 +1,85 @@
 //! The bytes of open files: many requests in flight at once, so that distance costs little.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::Fault;
-use crate::protocol::{Reply, Request, status};
+use crate::protocol::{Attributes, Reply, Request, status};
+use crate::remote::attributes;
 use crate::session::{Pending, Session, UNEXPECTED};
 
-/// Requests of one call in flight: 2 MiB of writes, up to 16 MiB of reads.
+/// Requests of one call and session in flight: 2 MiB of writes, up to 16 MiB of reads.
 const IN_FLIGHT: usize = 64;
 
-/// Writes all bytes from the start of a file. `moved` hears of every part that the server has confirmed.
-pub(crate) async fn write_all(
-    session: &Session,
-    handle: &[u8],
-    bytes: &[u8],
-    moved: impl Fn(u64),
-) -> Result<(), Fault> {
-    let mut pending: VecDeque<(u64, Pending)> = VecDeque::with_capacity(IN_FLIGHT);
-    let mut offset = 0;
-    for data in bytes.chunks(session.abilities.write_bytes.max(1) as usize) {
-        if pending.len() == IN_FLIGHT
-            && let Some((length, written)) = pending.pop_front()
-        {
+/// A file open for writing, on one or more sessions at once: a server takes some 2 MiB of a session before it answers.
+pub(crate) struct Writing<'a> {
+    bytes: &'a [u8],
+    piece: usize,
+    /// Pieces that were taken by a session.
+    taken: AtomicUsize,
+    sync: bool,
+}
+
+impl<'a> Writing<'a> {
+    /// Writes all bytes from the start of a file, in pieces. With `sync` the server is asked to make them durable.
+    pub(crate) fn new(bytes: &'a [u8], piece: usize, sync: bool) -> Self {
+        Self {
+            bytes,
+            piece,
+            taken: AtomicUsize::new(0),
+            sync,
+        }
+    }
+
+    fn next_piece(&self) -> Option<(u64, &'a [u8])> {
+        let start = self
+            .taken
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_mul(self.piece);
+        let rest = self.bytes.get(start..).filter(|rest| !rest.is_empty())?;
+        Some((start as u64, rest.get(..self.piece).unwrap_or(rest)))
+    }
+
+    /// Whether there is nothing left to take.
+    pub(crate) fn is_all_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed).saturating_mul(self.piece) >= self.bytes.len()
+    }
+
+    /// Writes what other sessions leave to this one. `moved` hears of every piece that the server has confirmed. What is asked for last
+    /// is not waited for before it is asked: requests of one file are done in their order (draft-ietf-secsh-filexfer-02, 4.1).
+    /// Gives what the server then says of the file.
+    pub(crate) async fn write(
+        &self,
+        session: &Session,
+        handle: &[u8],
+        moved: impl Fn(u64),
+    ) -> Result<Attributes, Fault> {
+        let mut pending: VecDeque<(u64, Pending)> = VecDeque::with_capacity(IN_FLIGHT);
+        while let Some((offset, data)) = self.next_piece() {
+            if pending.len() == IN_FLIGHT
+                && let Some((length, written)) = pending.pop_front()
+            {
+                written.done().await?;
+                moved(length);
+            }
+            let asked = session.send(Request::Write { handle, offset, data }).await?;
+            pending.push_back((data.len() as u64, asked));
+        }
+        let syncing = if self.sync {
+            Some(session.begin_to_sync(handle).await?)
+        } else {
+            None
+        };
+        let looking = session.send(Request::StatHandle { handle }).await?;
+        for (length, written) in pending {
             written.done().await?;
             moved(length);
         }
-        let length = data.len() as u64;
-        pending.push_back((
-            length,
-            session.send(Request::Write { handle, offset, data }).await?,
-        ));
-        offset += length;
+        if let Some(syncing) = syncing {
+            syncing.done().await?;
+        }
+        attributes(looking).await
     }
-    for (length, written) in pending {
-        written.done().await?;
-        moved(length);
-    }
-    Ok(())
 }
 
 /// A part of the buffer that is under way.
@@ -58,7 +101,9 @@ pub(crate) async fn read_into(
     let room = (i64::MAX as u64).saturating_sub(offset);
     let wanted = buffer.len().min(usize::try_from(room).unwrap_or(usize::MAX));
     let buffer = buffer.get_mut(..wanted).unwrap_or_default();
-    let most = session.abilities.read_bytes.max(1) as usize;
+    let most = session.read_bytes();
+    // Where the file ends before what is wanted does, this tells a round trip earlier.
+    let mut looking = Some(session.send(Request::StatHandle { handle }).await?);
     let ask = async |start: usize, length: usize| {
         let length = length.min(most);
         let request = Request::Read {
@@ -99,6 +144,12 @@ pub(crate) async fn read_into(
         }
         moved(data.len() as u64);
         if data.len() < part.length {
+            if let Some(looking) = looking.take()
+                && let Ok(found) = attributes(looking).await
+                && found.size.is_some_and(|size| size <= offset + end as u64)
+            {
+                return Ok(end);
+            }
             // A server may give less than was asked for, not only at the end: the rest comes first.
             parts.push_front(ask(end, part.length - data.len()).await?);
         }

@@ -1,0 +1,153 @@
+//! How many connections and sessions of a server are used, for what, and that what goes through two at once is whole.
+
+mod sftp_support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plakar_core::storage::{Storage, StorageErrorKind};
+use plakar_testkit::proxy::Proxy;
+use plakar_testkit::sshd::{Sshd, SshdOptions};
+use sftp_support::{content, names_below, open, put, with};
+
+const MIB: usize = 1 << 20;
+/// Half of a round trip that is worth more connections and sessions.
+const FAR: Duration = Duration::from_millis(10);
+
+/// A handle to a server that is behind a long line.
+fn far_from(server: &Sshd, more: &[(&str, &str)]) -> (Proxy, Arc<dyn Storage>) {
+    let proxy = Proxy::to(server.port());
+    proxy.delay(FAR);
+    let settings = with(&server.settings_at(proxy.port()), more);
+    let storage = open(&server.url_at(proxy.port(), &server.data()), &settings);
+    (proxy, storage)
+}
+
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{what} does not come true"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Stores large objects, all at the same time.
+fn put_at_once(storage: &Arc<dyn Storage>, folder: &str, number: u64, bytes: usize) {
+    std::thread::scope(|scope| {
+        for number in 0..number {
+            let key = format!("{folder}/{number}");
+            scope.spawn(move || put(storage.as_ref(), &key, &content(number, bytes)).unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_large_object_is_written_through_two_sessions_of_a_connection() {
+    let server = Sshd::with(SshdOptions {
+        logs_files: true,
+        ..SshdOptions::default()
+    });
+    let (_proxy, storage) = far_from(&server, &[("connections", "1")]);
+    put(storage.as_ref(), "first", &content(0, MIB)).unwrap();
+    eventually("a second session is begun", || server.sessions() == 2);
+    // Its greeting takes a round trip more.
+    std::thread::sleep(20 * FAR);
+    for (number, bytes) in [
+        (1, 16 * MIB),
+        (2, 16 * MIB + 1),
+        (3, 9 * MIB + 12_345),
+        (4, 8 * MIB - 1),
+    ] {
+        let before = server.written().len();
+        let (key, content) = (format!("large/{number}"), content(number, bytes));
+        put(storage.as_ref(), &key, &content).unwrap();
+        assert!(
+            storage.get(&key, 0, content.len() as u64 + 1).unwrap() == content,
+            "{key}"
+        );
+        eventually("both have closed the file", || {
+            server.written().len() == before + 2
+        });
+        let parts = server.written().split_off(before);
+        assert_eq!(parts.iter().sum::<u64>(), bytes as u64, "{parts:?}");
+        assert!(parts.iter().all(|&part| part > 0), "{parts:?}");
+    }
+    assert_eq!((server.logins(), server.sessions()), (1, 2));
+    eventually("nothing but the objects is left", || {
+        names_below(&server.data()).len() == 5
+    });
+}
+
+#[test]
+fn what_is_cut_off_between_two_sessions_is_no_object() {
+    let server = Sshd::start();
+    let (proxy, storage) = far_from(&server, &[("connections", "1")]);
+    put(storage.as_ref(), "first", &content(0, MIB)).unwrap();
+    eventually("a second session is begun", || server.sessions() == 2);
+    std::thread::sleep(20 * FAR);
+    for round in 0..3 {
+        proxy.drop_after((3 + 5 * round) << 20);
+        let bytes = content(1, 16 * MIB);
+        let error = put(storage.as_ref(), "large", &bytes).unwrap_err();
+        assert!(
+            matches!(
+                error.kind,
+                StorageErrorKind::Transient | StorageErrorKind::Timeout
+            ),
+            "{error}"
+        );
+        // A new connection has one session at first, which is enough to see that nothing of the name is there.
+        let listed = (0..3)
+            .find_map(|_| storage.list("", "", 10).ok())
+            .expect("a listing");
+        assert_eq!(listed.objects.len(), 1);
+    }
+}
+
+#[test]
+fn a_server_that_allows_one_session_is_used_with_one() {
+    let server = Sshd::with(SshdOptions {
+        lines: vec!["MaxSessions 1".into()],
+        ..SshdOptions::default()
+    });
+    let (_proxy, storage) = far_from(&server, &[("connections", "1")]);
+    let bytes = content(1, 12 * MIB);
+    for key in ["a", "b", "c"] {
+        put(storage.as_ref(), key, &bytes).unwrap();
+        assert!(storage.get(key, 0, 12 << 20).unwrap() == bytes, "{key}");
+    }
+    assert_eq!(server.logged("no more sessions"), 1);
+    assert_eq!((server.logins(), server.sessions()), (1, 1));
+}
+
+#[test]
+fn a_server_whose_files_may_be_none_is_used_with_one_session() {
+    let server = Sshd::with(SshdOptions {
+        without: Some("fsync"),
+        ..SshdOptions::default()
+    });
+    let (_proxy, storage) = far_from(&server, &[("connections", "1")]);
+    let bytes = content(1, 12 * MIB);
+    for key in ["a", "b", "c"] {
+        put(storage.as_ref(), key, &bytes).unwrap();
+        assert!(storage.get(key, 0, 12 << 20).unwrap() == bytes, "{key}");
+    }
+    assert_eq!(server.sessions(), 1);
+}
+
+#[test]
+fn a_server_that_is_far_gets_four_connections() {
+    let server = Sshd::start();
+    let (_proxy, storage) = far_from(&server, &[]);
+    put_at_once(&storage, "first", 12, 8 * MIB);
+    eventually("four connections are open", || server.logins() == 4);
+    put_at_once(&storage, "then", 12, 8 * MIB);
+    assert_eq!(server.logins(), 4);
+    eventually("nothing but the objects is left", || {
+        names_below(&server.data()).len() == 24
+    });
+}
