@@ -14,7 +14,7 @@ use std::time::Duration;
 use plakar_core::environment::{Environment, Timestamp};
 use plakar_core::id::SnapshotId;
 use plakar_core::plugin::{HostOptions, PluginError, Registry};
-use plakar_core::repository::{OpenError, OpenOptions, Repository};
+use plakar_core::repository::{Found, OpenError, OpenOptions, Repository};
 use plakar_core::storage::Storage;
 use plakar_core::storage::counted::{Traffic, TrafficTotals};
 use plakar_core::storage::decorate::{Decoration, decorate};
@@ -310,19 +310,20 @@ impl Context {
 
     fn open_at(&self, place: &Place<'_>) -> Result<Repository, CommandError> {
         let storage = self.storage_at(place)?;
-        let config = Repository::read_config(&*storage).map_err(|error| open_error(place, &error))?;
+        let found =
+            Repository::find_at(storage, place.is_far()).map_err(|error| open_error(place, &error))?;
         let secret = self.given_secret(place)?;
-        if !config.encrypted {
+        if !found.config().encrypted {
             self.accept_unencrypted(place, secret.is_some())?;
             return self
-                .unlock(storage, place, None)
+                .unlock(&found, place, None)
                 .map_err(|error| open_error(place, &error));
         }
         match secret.or_else(|| Secret::from_variable("PLAKAR_PASSPHRASE")) {
             Some(secret) => self
-                .unlock(storage, place, Some(&secret))
+                .unlock(&found, place, Some(&secret))
                 .map_err(|error| open_error(place, &error)),
-            None => self.unlock_by_asking(&storage, place),
+            None => self.unlock_by_asking(&found, place),
         }
     }
 
@@ -353,15 +354,11 @@ impl Context {
         }
     }
 
-    fn unlock_by_asking(
-        &self,
-        storage: &Arc<dyn Storage>,
-        place: &Place<'_>,
-    ) -> Result<Repository, CommandError> {
+    fn unlock_by_asking(&self, found: &Found, place: &Place<'_>) -> Result<Repository, CommandError> {
         let mut tries = 1;
         loop {
             let secret = passphrase::ask("repository passphrase:", passphrase::HOW_TO_GIVE)?;
-            match self.unlock(Arc::clone(storage), place, Some(&secret)) {
+            match self.unlock(found, place, Some(&secret)) {
                 Err(OpenError::WrongPassphrase { .. }) if tries < passphrase::TRIES => {
                     tries += 1;
                     passphrase::tell("wrong passphrase, try again");
@@ -373,7 +370,7 @@ impl Context {
 
     fn unlock(
         &self,
-        storage: Arc<dyn Storage>,
+        found: &Found,
         place: &Place<'_>,
         secret: Option<&Secret>,
     ) -> Result<Repository, OpenError> {
@@ -384,7 +381,7 @@ impl Context {
             cache_bytes: (!self.options.no_cache).then_some(CACHE_BYTES),
             far: place.is_far(),
         };
-        Repository::open(storage, passphrase.as_ref(), options, self.environment.clone())
+        found.unlock(passphrase.as_ref(), options, self.environment.clone())
     }
 
     fn cache_folder(&self) -> Option<PathBuf> {

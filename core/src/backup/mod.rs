@@ -30,7 +30,7 @@ use crate::pipeline::scan::{Batch, ScanOptions, Scanner, WalkItem};
 use crate::pipeline::store::Store;
 use crate::progress::{Job, Phase};
 use crate::read_error::ReadError;
-use crate::repository::{BlobReader, Repository, pack_id_of, split_path};
+use crate::repository::{BlobReader, Repository, both, pack_id_of, split_path};
 use crate::storage::{StorageError, StorageErrorKind};
 
 pub use crate::pipeline::scan::{Filter, FilterItem};
@@ -242,14 +242,12 @@ pub fn backup(
     job.observer.snapshot(id);
     let (roots, streams) = resolve(options.sources)?;
     let root_names = root_names(&roots, &streams);
-    if !options.dry_run {
-        look_at_packs(repository)?;
-    }
-    let parent = if options.full {
-        None
-    } else {
-        find_parent(repository, &root_names, &options.hostname, options.xattrs)?
-    };
+    let like = (!options.full).then_some(Like {
+        roots: &root_names,
+        hostname: &options.hostname,
+        xattrs: options.xattrs,
+    });
+    let parent = look_at_what_is_there(repository, options.dry_run, like)?;
     expect_as_much_as(parent.as_ref(), job);
     let owners = Owners::default();
     let chunker = Chunker::new(repository.config().chunker, repository.keys());
@@ -381,6 +379,26 @@ fn device_and_inode(path: &std::path::Path) -> Option<(u64, u64)> {
     Some((stat.device, stat.inode))
 }
 
+/// Takes over what interrupted backups left, unless nothing is to be stored, and finds the newest snapshot that is `like` the new one.
+fn look_at_what_is_there(
+    repository: &Repository,
+    dry_run: bool,
+    like: Option<Like<'_>>,
+) -> Result<Option<Snapshot>, BackupError> {
+    let (looked, parent) = both(
+        repository.reads_ahead(),
+        || {
+            if dry_run {
+                Ok(())
+            } else {
+                look_at_packs(repository)
+            }
+        },
+        || like.map_or(Ok(None), |like| find_parent(repository, &like)),
+    );
+    looked.and(parent)
+}
+
 /// Compares the packs that are there with those in the index: what an interrupted backup stored is taken over, what has vanished counts as absent.
 fn look_at_packs(repository: &Repository) -> Result<(), BackupError> {
     let listed: HashMap<PackId, u64> = repository
@@ -430,19 +448,27 @@ fn expect_as_much_as(parent: Option<&Snapshot>, job: Job<'_>) {
 }
 
 /// The newest snapshot of the same roots on the same machine.
-fn find_parent(
-    repository: &Repository,
-    roots: &[Vec<u8>],
-    hostname: &str,
+/// What a snapshot must have in common with a new one to be its parent.
+struct Like<'a> {
+    roots: &'a [Vec<u8>],
+    hostname: &'a str,
     xattrs: bool,
-) -> Result<Option<Snapshot>, BackupError> {
+}
+
+impl Like<'_> {
+    fn fits(&self, snapshot: &Snapshot) -> bool {
+        snapshot.roots == self.roots
+            && snapshot.hostname == self.hostname
+            && snapshot.with_xattrs == self.xattrs
+    }
+}
+
+fn find_parent(repository: &Repository, like: &Like<'_>) -> Result<Option<Snapshot>, BackupError> {
     let (snapshots, unreadable) = repository.snapshots()?;
     for (id, error) in unreadable {
         tracing::warn!("snapshot {} cannot be used as parent: {error}", id.short());
     }
-    Ok(snapshots.into_iter().rev().find(|snapshot| {
-        snapshot.roots == roots && snapshot.hostname == hostname && snapshot.with_xattrs == xattrs
-    }))
+    Ok(snapshots.into_iter().rev().find(|snapshot| like.fits(snapshot)))
 }
 
 /// What the threads made.

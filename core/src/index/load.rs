@@ -58,9 +58,22 @@ impl Loading<'_> {
 impl Index {
     /// Loads all segments in use. Unreadable ones are returned, not fatal.
     pub fn load(&self, from: Loading<'_>) -> Result<Vec<SegmentProblem>, ReadError> {
+        self.load_listed(from, Self::list(from.storage.as_ref())?)
+    }
+
+    /// All segments of a storage, to be loaded at once.
+    pub fn list(storage: &dyn Storage) -> Result<Vec<ObjectInfo>, ReadError> {
         let mut objects = Vec::new();
-        list_all(from.storage.as_ref(), "index/", |object| objects.push(object))
-            .map_err(ReadError::Storage)?;
+        list_all(storage, "index/", |object| objects.push(object)).map_err(ReadError::Storage)?;
+        Ok(objects)
+    }
+
+    /// Loads those of the listed segments that are in use. Unreadable ones are returned, not fatal.
+    pub fn load_listed(
+        &self,
+        from: Loading<'_>,
+        mut objects: Vec<ObjectInfo>,
+    ) -> Result<Vec<SegmentProblem>, ReadError> {
         objects.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.key.cmp(&b.key)));
         let mut known: HashSet<SegmentId> = self.segments().iter().map(|segment| segment.id()).collect();
         known.extend(lock(&self.abandoned).iter());

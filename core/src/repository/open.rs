@@ -14,6 +14,8 @@ use crate::read_error::ReadError;
 use crate::storage::cache::MetadataCache;
 use crate::storage::{Storage, StorageError, StorageErrorKind};
 
+use super::fan_out::both;
+use super::slots::SlotKeys;
 use super::{Inner, OpenOptions, Repository, slots};
 
 /// Key of the settings.
@@ -92,41 +94,50 @@ impl OpenError {
     }
 }
 
-impl Repository {
-    /// Reads the settings without unlocking: whether a passphrase is needed, the id, the sizes. They are not yet known to be genuine.
-    pub fn read_config(storage: &dyn Storage) -> Result<Config, OpenError> {
-        read_tagged_config(storage).map(|(config, _)| config)
+/// What stands at a location and is not unlocked yet.
+#[derive(Debug)]
+pub struct Found {
+    storage: Arc<dyn Storage>,
+    config: Config,
+    tag: ConfigTag,
+    far: bool,
+    /// As they were when it was found.
+    slots: Option<SlotKeys>,
+}
+
+impl Found {
+    /// The settings: whether a passphrase is needed, the id, the sizes. They are not yet known to be genuine.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
-    /// Opens a repository. `passphrase` is ignored by one without encryption.
-    pub fn open(
-        storage: Arc<dyn Storage>,
+    /// Opens the repository. `passphrase` is ignored by one without encryption. [`OpenOptions::far`] is what it was found with.
+    pub fn unlock(
+        &self,
         passphrase: Option<&Passphrase>,
         options: OpenOptions,
         environment: Environment,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Repository, OpenError> {
+        let (storage, config) = (&self.storage, &self.config);
         let location = storage.location().to_owned();
-        let (config, tag) = read_tagged_config(storage.as_ref())?;
-        let (master, slot) = unlock(storage.as_ref(), &config, passphrase)?;
-        let keys = Keys::derive(&master, config.repository_id);
-        if keys.config_tag(&tag.signed) != tag.tag {
-            return Err(OpenError::Damaged {
-                location,
-                what: CONFIG_KEY.to_owned(),
-                why: "it was not written with this repository's key".to_owned(),
-            });
-        }
+        // The names of segments are no secret.
+        let (keys, segments) = both(
+            self.far,
+            || self.unlock_keys(passphrase),
+            || Index::list(storage.as_ref()),
+        );
+        let (keys, slot) = keys?;
         let cache = local_cache(&options, &keys).map(Arc::new);
         let heap_bytes = options.heap_index_bytes.unwrap_or(HEAP_BYTES);
         let index = Index::with_heap_bytes(config.mode(), options.cache_directory, heap_bytes);
         let loading = Loading {
-            storage: &storage,
+            storage,
             keys: &keys,
             cache: cache.as_ref(),
-            far: options.far,
+            far: self.far,
         };
-        let index_problems = index
-            .load(loading)
+        let index_problems = segments
+            .and_then(|segments| index.load_listed(loading, segments))
             .map_err(|error| OpenError::from_read(&location, error))?;
         for problem in &index_problems {
             tracing::warn!(
@@ -136,22 +147,100 @@ impl Repository {
             );
         }
         let inner = Inner {
-            storage,
-            config,
+            storage: Arc::clone(storage),
+            config: config.clone(),
             keys,
             index,
             index_problems,
             cache,
-            far: options.far,
+            far: self.far,
             environment,
             slot,
             adoption: Mutex::new(None),
             session: Mutex::new(()),
         };
-        Ok(Self {
+        Ok(Repository {
             inner: Arc::new(inner),
             cached: true,
         })
+    }
+
+    /// The keys, if the passphrase is right and the settings were written with them.
+    fn unlock_keys(&self, passphrase: Option<&Passphrase>) -> Result<(Keys, Option<SlotId>), OpenError> {
+        let (master, slot) = self.unlock_master(passphrase)?;
+        let keys = Keys::derive(&master, self.config.repository_id);
+        if keys.config_tag(&self.tag.signed) != self.tag.tag {
+            return Err(OpenError::Damaged {
+                location: self.storage.location().to_owned(),
+                what: CONFIG_KEY.to_owned(),
+                why: "it was not written with this repository's key".to_owned(),
+            });
+        }
+        Ok((keys, slot))
+    }
+
+    fn unlock_master(
+        &self,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<(MasterKey, Option<SlotId>), OpenError> {
+        let storage = self.storage.as_ref();
+        if let Some(key) = self.config.public_master_key {
+            return Ok((MasterKey::new(key), None));
+        }
+        let Some(passphrase) = passphrase else {
+            let location = storage.location().to_owned();
+            return Err(OpenError::PassphraseNeeded { location });
+        };
+        let id = self.config.repository_id;
+        let early = self.slots.as_ref();
+        let unlocked = early.map(|slots| (slots, slots::unlock(storage, slots, id, passphrase)));
+        let (master, slot) = match unlocked {
+            Some((_, Ok(unlocked))) => unlocked,
+            early => {
+                let slots = slots::slot_keys(storage)?;
+                match early {
+                    // Passphrases may have been changed since, as by whoever took long to type this one.
+                    Some((early, failed)) if *early == slots => failed?,
+                    _ => slots::unlock(storage, &slots, id, passphrase)?,
+                }
+            }
+        };
+        Ok((master, Some(slot)))
+    }
+}
+
+impl Repository {
+    /// Reads the settings without unlocking: whether a passphrase is needed, the id, the sizes. They are not yet known to be genuine.
+    pub fn read_config(storage: &dyn Storage) -> Result<Config, OpenError> {
+        read_tagged_config(storage).map(|(config, _)| config)
+    }
+
+    /// Finds what stands in a storage, to be unlocked; `far` as in [`OpenOptions`].
+    pub fn find_at(storage: Arc<dyn Storage>, far: bool) -> Result<Found, OpenError> {
+        let (read, slots) = both(
+            far,
+            || read_tagged_config(storage.as_ref()),
+            || far.then(|| slots::slot_keys(storage.as_ref())),
+        );
+        let (config, tag) = read?;
+        Ok(Found {
+            storage,
+            config,
+            tag,
+            far,
+            // Where they cannot be listed, whoever needs them will hear it.
+            slots: slots.and_then(Result::ok),
+        })
+    }
+
+    /// Opens a repository. `passphrase` is ignored by one without encryption.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        passphrase: Option<&Passphrase>,
+        options: OpenOptions,
+        environment: Environment,
+    ) -> Result<Self, OpenError> {
+        Self::find_at(storage, options.far)?.unlock(passphrase, options, environment)
     }
 }
 
@@ -160,21 +249,6 @@ fn local_cache(options: &OpenOptions, keys: &Keys) -> Option<MetadataCache> {
     let folder = options.cache_directory.as_ref()?.join("metadata");
     let limit_bytes = options.cache_bytes?;
     Some(MetadataCache::new(folder, keys.cache_key(), limit_bytes))
-}
-
-fn unlock(
-    storage: &dyn Storage,
-    config: &Config,
-    passphrase: Option<&Passphrase>,
-) -> Result<(MasterKey, Option<SlotId>), OpenError> {
-    let location = storage.location().to_owned();
-    if let Some(key) = config.public_master_key {
-        return Ok((MasterKey::new(key), None));
-    }
-    let Some(passphrase) = passphrase else {
-        return Err(OpenError::PassphraseNeeded { location });
-    };
-    slots::unlock(storage, config.repository_id, passphrase).map(|(master, slot)| (master, Some(slot)))
 }
 
 fn read_tagged_config(storage: &dyn Storage) -> Result<(Config, ConfigTag), OpenError> {

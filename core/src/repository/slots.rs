@@ -67,7 +67,11 @@ pub(super) fn slot_id_of(key: &str) -> Option<SlotId> {
     key.strip_prefix("keys/")?.parse().ok()
 }
 
-fn slot_keys(storage: &dyn Storage) -> Result<Vec<(String, Option<SlotId>)>, StorageError> {
+/// Keys of objects among the slots, with the ids of those that are slots.
+pub(super) type SlotKeys = Vec<(String, Option<SlotId>)>;
+
+/// Lists them.
+pub(super) fn slot_keys(storage: &dyn Storage) -> Result<SlotKeys, StorageError> {
     let mut keys = Vec::new();
     list_all(storage, "keys/", |object| {
         let id = slot_id_of(&object.key);
@@ -92,18 +96,19 @@ fn read_slot(
     Ok(slot)
 }
 
-/// Opens the master key with whichever slot the passphrase fits.
+/// Opens the master key with whichever of the slots the passphrase fits.
 pub(super) fn unlock(
     storage: &dyn Storage,
+    slots: &SlotKeys,
     repository: RepositoryId,
     passphrase: &Passphrase,
 ) -> Result<(MasterKey, SlotId), OpenError> {
     let location = storage.location().to_owned();
     let mut damage = None;
     let mut usable = 0;
-    for (key, id) in slot_keys(storage)?.into_iter().take(MAX_SLOTS) {
-        let Some(id) = id else { continue };
-        match read_slot(storage, &key, id, repository) {
+    for (key, id) in slots.iter().take(MAX_SLOTS) {
+        let Some(id) = *id else { continue };
+        match read_slot(storage, key, id, repository) {
             Ok(slot) => {
                 usable += 1;
                 if let Ok(master) = kdf::open_slot(&slot, passphrase) {
