@@ -1115,6 +1115,12 @@ fn what_a_killed_restore_was_writing_beside_a_file_goes_when_it_is_run_again() {
     working.lock().unwrap();
     restore(&lab, &target, &["-overwrite", "always", &id]).ok();
     assert_eq!(fs::metadata(beside("other")).unwrap().len(), 2, "it is another's");
+    drop(working);
+    // Of such a name, but not unfinished: that of a user, or of the snapshot.
+    set_mode(&beside("other"), 0o600);
+    fs::write(target.join("other"), "changed").unwrap();
+    restore(&lab, &target, &["-overwrite", "always", &id]).ok();
+    assert_eq!(fs::read(beside("other")).unwrap(), b"as");
     fs::remove_file(beside("other")).unwrap();
     assert_same(&wanted, &Image::of(&target).below());
 }

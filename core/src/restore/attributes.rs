@@ -47,6 +47,11 @@ fn is_mark(mode: u32, kind: EntryKind) -> bool {
     mode & !SET_GROUP == unfinished_mode(kind)
 }
 
+/// Whether a type and mode, as the system gives them, are those of a file that is not finished.
+pub(super) fn is_unfinished_file(type_and_mode: u32) -> bool {
+    FileType::from_raw_mode(type_and_mode).is_file() && is_mark(type_and_mode & 0o7777, EntryKind::File)
+}
+
 /// Whether what stands under the name of an entry was left by a restore that was killed.
 pub(super) fn is_unfinished(existing: &Stat, entry: &Entry) -> bool {
     matches!(existing.kind, EntryKind::File | EntryKind::Directory)

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, SeekFrom, flock, ftruncate, linkat, openat, renameat, seek,
+    AtFlags, FlockOperation, Mode, OFlags, SeekFrom, flock, fstat, ftruncate, linkat, openat, renameat, seek,
     unlinkat,
 };
 use rustix::io::{Errno, pread, pwrite};
@@ -16,7 +16,7 @@ use crate::progress::{Counters, Item, ItemState};
 use crate::read_error::ReadError;
 use crate::repository::BlobReader;
 
-use super::attributes::{Was, is_unfinished};
+use super::attributes::{Was, is_unfinished, is_unfinished_file};
 use super::large::fill_large;
 use super::target::{clear_name, is_fatal};
 use super::worker::FileWork;
@@ -274,13 +274,16 @@ fn temporary_name(name: &[u8]) -> Vec<u8> {
     format!(".plakar-restore-{hash:.16}").into_bytes()
 }
 
-/// The name of a temporary file that is there already: cleared when nobody is at work on it, otherwise another one.
+/// The name of a temporary file that is there already: cleared when it is marked as unfinished and nobody is at work on it, otherwise
+/// another one. A snapshot may hold a file of such a name, and this may be it.
 fn free_name(shared: &Shared<'_>, folder: &OwnedFd, name: Vec<u8>) -> Result<Vec<u8>, Errno> {
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let open = |access| openat(folder, name.as_slice(), flags | access, Mode::empty());
-    // An unfinished file may be written by its owner, a finished one perhaps only read.
-    let opened = open(OFlags::WRONLY).or_else(|_| open(OFlags::RDONLY));
-    let left = opened.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
+    let opened = open(OFlags::WRONLY);
+    let left = opened.is_ok_and(|file| {
+        fstat(&file).is_ok_and(|found| is_unfinished_file(found.st_mode))
+            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    });
     if left {
         unlinkat(folder, name.as_slice(), AtFlags::empty())?;
         return Ok(name);
@@ -476,7 +479,7 @@ fn hole_at(file: &OwnedFd, offset: u64) -> u64 {
     match seek(file, SeekFrom::Data(offset)) {
         Ok(data) => data.saturating_sub(offset),
         // No data up to the end, wherever that is.
-        Err(Errno::NXIO) => rustix::fs::fstat(file)
+        Err(Errno::NXIO) => fstat(file)
             .ok()
             .and_then(|stat| u64::try_from(stat.st_size).ok())
             .map_or(0, |end| end.saturating_sub(offset)),
