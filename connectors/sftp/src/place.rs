@@ -189,11 +189,6 @@ impl Place {
         }
     }
 
-    /// Whether a folder (of keys) is there and will stay, as far as this process knows.
-    fn is_durable(&self, folder: &str) -> bool {
-        folder.is_empty() || lock(&self.durable).contains(folder)
-    }
-
     /// The first half of a sync, which may go on while something is named: opens folders, all at once.
     pub(crate) async fn open_to_sync<'s>(
         &self,
@@ -250,20 +245,33 @@ impl Place {
         Ok(())
     }
 
-    /// Creates a file that must not exist, in a folder (of keys) that may be missing: it is made meanwhile, unless it is known.
+    /// Creates a file that must not exist, in a folder (of keys) that may be missing, as may those above: what is not known to be
+    /// there is made meanwhile.
     pub(crate) async fn create_in<'s>(
         &self,
         session: &'s Session,
         folder: &str,
         path: &str,
     ) -> std::result::Result<Opened<'s>, Fault> {
-        if self.is_durable(folder) {
-            return session.create(path).await;
+        // Servers do what they are asked in its order. Where this one does not, the file's failure tells.
+        let mut made = Vec::new();
+        for folder in self.unknown_folders(folder) {
+            made.push(session.begin_to_make_folder(&folder).await?);
         }
-        // Servers do what they are asked in its order. Where this one does not, or there is more to make, the file's failure tells.
-        let folder = self.path(folder);
-        let (_made, created) = tokio::join!(session.make_folder(&folder), session.create(path));
-        created
+        session.create(path).await
+    }
+
+    /// The paths of a folder (of keys) and of those above it, from the uppermost on, that were not synced for good by this process.
+    fn unknown_folders(&self, folder: &str) -> Vec<String> {
+        let durable = lock(&self.durable);
+        let mut unknown = Vec::new();
+        let mut above = folder;
+        while !above.is_empty() && !durable.contains(above) {
+            unknown.push(self.path(above));
+            above = parent(above);
+        }
+        unknown.reverse();
+        unknown
     }
 
     /// Remembers what was seen of temporary files when a folder (of keys) was read.

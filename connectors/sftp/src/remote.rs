@@ -104,7 +104,12 @@ impl Session {
     }
 
     pub(crate) async fn make_folder(&self, path: &str) -> Result<(), Fault> {
-        self.act(Request::MakeFolder {
+        self.begin_to_make_folder(path).await?.done().await
+    }
+
+    /// Asks for a folder to be made.
+    pub(crate) async fn begin_to_make_folder(&self, path: &str) -> Result<Pending, Fault> {
+        self.send(Request::MakeFolder {
             path,
             mode: FOLDER_MODE,
         })
