@@ -6,7 +6,10 @@ use std::fs;
 use std::sync::Arc;
 use std::thread;
 
+use plakar_core::environment::Environment;
 use plakar_core::plugin::{HostOptions, PluginError, Registry};
+use plakar_core::storage::decorate::{Decoration, decorate};
+use plakar_core::storage::pace::Pace;
 use plakar_core::storage::{Storage, StorageErrorKind};
 use plugin_support::{Folder, built, entry, library, message, put, settings};
 
@@ -49,6 +52,38 @@ fn work(storage: &dyn Storage) {
         }
     });
     assert_eq!(storage.list("w", "", 100).unwrap().objects.len(), 20);
+}
+
+#[test]
+fn memory_that_is_used_again_holds_what_was_read_and_is_not_made_anew() {
+    let place = tempfile::tempdir().unwrap();
+    let bundle = Registry::load(&[], &[built().to_owned()]).unwrap();
+    let location = place.path().to_str().unwrap();
+    let files = bundle
+        .open(location, &settings(&[]), &HostOptions::default())
+        .unwrap();
+    let bytes = bytes_of(7);
+    put(files.as_ref(), "long", &bytes).unwrap();
+    put(files.as_ref(), "short", b"short").unwrap();
+    // Nothing that is put around a connector keeps the memory for itself.
+    let pace = Pace::new(Environment::system(), None);
+    let (files, _traffic) = decorate(files, Decoration::default(), &pace);
+    let memory = files.get_with("long", 0, 300_000, Vec::new()).unwrap();
+    let first = memory.as_ptr();
+    let mut memory = memory;
+    for (key, offset, length, wanted) in [
+        ("short", 0, 300_000, &b"short"[..]),
+        ("long", 1000, 10, &bytes[1000..1010]),
+        ("short", 5, 10, &[]),
+        ("long", 0, 300_000, &bytes),
+    ] {
+        memory = files.get_with(key, offset, length, memory).unwrap();
+        assert!(memory == wanted, "{key} {offset}");
+        assert_eq!(memory.as_ptr(), first);
+    }
+    // A read that fails takes the memory with it, and nothing else.
+    assert!(files.get_with("missing", 0, 10, memory).is_err());
+    assert_eq!(files.get_with("short", 0, 10, vec![1; 3]).unwrap(), b"short");
 }
 
 #[test]

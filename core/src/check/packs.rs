@@ -370,6 +370,7 @@ impl<'a> Verification<'a> {
 /// Kept from frame to frame: fresh memory for each costs more than to hash it.
 #[derive(Debug, Default)]
 struct Buffers {
+    object: Vec<u8>,
     sealed: Vec<u8>,
     plain: Vec<u8>,
 }
@@ -407,9 +408,28 @@ fn verify_whole(
     }
     let object = repository
         .storage()
-        .get(&key, 0, pack.size_bytes.saturating_add(1))
+        .get_with(
+            &key,
+            0,
+            pack.size_bytes.saturating_add(1),
+            std::mem::take(&mut buffers.object),
+        )
         .map_err(|error| ReadError::required(&key, error))?;
-    let genuine = *blake3::hash(&object).as_bytes() == pack.id.0;
+    let verified = verify_object(repository, pack, &object, decoder, buffers, findings);
+    buffers.object = object;
+    verified
+}
+
+fn verify_object(
+    repository: &Repository,
+    pack: &PlannedPack,
+    object: &[u8],
+    decoder: &mut FrameDecoder<'_>,
+    buffers: &mut Buffers,
+    findings: &Findings,
+) -> Result<(), ReadError> {
+    let key = pack_key(pack.id);
+    let genuine = *blake3::hash(object).as_bytes() == pack.id.0;
     if !genuine {
         findings.suspect(pack.id);
         findings.add(&key, "its bytes are not those that its name promises");
@@ -489,7 +509,7 @@ fn verify_frame(
     decoder: &mut FrameDecoder<'_>,
     buffers: &mut Buffers,
 ) -> Result<(), ReadError> {
-    let Buffers { sealed, plain } = buffers;
+    let Buffers { sealed, plain, .. } = buffers;
     decoder.decode(&pack.info, frame.offset, sealed, plain)?;
     let mut start = 0_usize;
     for blob in &frame.blobs {

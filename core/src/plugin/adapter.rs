@@ -228,6 +228,16 @@ impl Storage for PluginStorage {
     }
 
     fn get(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>, StorageError> {
+        self.get_with(key, offset, length, Vec::new())
+    }
+
+    fn get_with(
+        &self,
+        key: &str,
+        offset: u64,
+        length: u64,
+        mut memory: Vec<u8>,
+    ) -> Result<Vec<u8>, StorageError> {
         let length = if length > TRUSTED_LENGTH_BYTES {
             length.min(self.stat(key)?.size_bytes.saturating_sub(offset))
         } else {
@@ -250,14 +260,18 @@ impl Storage for PluginStorage {
         let asked = ("read", key);
         let (filled, mut buffer) =
             self.call_within(self.request_timeout, asked, content, move |connector, call| {
-                // `vec!` takes zeroed pages and ends the program when there are none, so a large wish is tried out before.
-                let mut trial: Vec<u8> = Vec::new();
-                if length as u64 > TRUSTED_LENGTH_BYTES && trial.try_reserve_exact(length).is_err() {
-                    let message = format!("there is no memory for {length} bytes");
-                    return RawResult::RErr(api::Error::new(api::ErrorKind::Other, message).into());
+                if memory.capacity() < length {
+                    // `vec!` takes zeroed pages and ends the program when there are none, so a large wish is tried out before.
+                    let mut trial: Vec<u8> = Vec::new();
+                    if length as u64 > TRUSTED_LENGTH_BYTES && trial.try_reserve_exact(length).is_err() {
+                        let message = format!("there is no memory for {length} bytes");
+                        return RawResult::RErr(api::Error::new(api::ErrorKind::Other, message).into());
+                    }
+                    drop(trial);
+                    memory = vec![0; length];
                 }
-                drop(trial);
-                let mut buffer = vec![0; length];
+                memory.resize(length, 0);
+                let mut buffer = memory;
                 let filled = connector.get_into(
                     call,
                     owned.as_str().into(),

@@ -118,10 +118,20 @@ impl<P: Policy> Storage for Layer<P> {
     }
 
     fn get(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>, StorageError> {
+        self.get_with(key, offset, length, Vec::new())
+    }
+
+    fn get_with(
+        &self,
+        key: &str,
+        offset: u64,
+        length: u64,
+        memory: Vec<u8>,
+    ) -> Result<Vec<u8>, StorageError> {
         self.call(
             (RequestKind::Get, key, 0),
             |bytes: &Vec<u8>| bytes.len() as u64,
-            |inner| inner.get(key, offset, length),
+            |inner| inner.get_with(key, offset, length, memory),
         )
     }
 

@@ -175,6 +175,18 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// Reads `length` bytes from `offset`. Returns fewer only where the object ends; an offset past the end gives no bytes.
     fn get(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>, StorageError>;
 
+    /// The same, into memory that the caller has no more use for and that comes back filled: fresh memory may cost as much as the read.
+    fn get_with(
+        &self,
+        key: &str,
+        offset: u64,
+        length: u64,
+        memory: Vec<u8>,
+    ) -> Result<Vec<u8>, StorageError> {
+        drop(memory);
+        self.get(key, offset, length)
+    }
+
     /// Stores an object atomically: after an error the key is as it was before, or holds all of `bytes`.
     fn put(&self, key: &str, bytes: Arc<Vec<u8>>, options: PutOptions) -> Result<(), StorageError>;
 

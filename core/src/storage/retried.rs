@@ -154,7 +154,21 @@ impl Storage for Retried {
     }
 
     fn get(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>, StorageError> {
-        self.persist(|_| self.inner.get(key, offset, length))
+        self.get_with(key, offset, length, Vec::new())
+    }
+
+    fn get_with(
+        &self,
+        key: &str,
+        offset: u64,
+        length: u64,
+        mut memory: Vec<u8>,
+    ) -> Result<Vec<u8>, StorageError> {
+        // A try that fails keeps it.
+        self.persist(|_| {
+            self.inner
+                .get_with(key, offset, length, std::mem::take(&mut memory))
+        })
     }
 
     fn put(&self, key: &str, bytes: Arc<Vec<u8>>, options: PutOptions) -> Result<(), StorageError> {
