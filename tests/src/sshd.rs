@@ -239,7 +239,7 @@ impl Sshd {
         ]);
         lines.push(match self.options.without {
             None if self.options.logs_files => {
-                format!("Subsystem sftp {SFTP_SERVER} -e -l INFO 2>>{folder}/files")
+                format!("Subsystem sftp {SFTP_SERVER} -e -l VERBOSE 2>>{folder}/files")
             }
             Some(denied) => format!("Subsystem sftp {SFTP_SERVER} -P {denied}"),
             None => "Subsystem sftp internal-sftp".into(),
@@ -332,10 +332,15 @@ impl Sshd {
         self.logged("subsystem 'sftp'")
     }
 
+    /// What the SFTP server wrote down of files, if it does.
+    pub fn files(&self) -> String {
+        fs::read_to_string(self.path("files")).unwrap_or_default()
+    }
+
     /// How much was written each time a file under a temporary name was open, in bytes and in the order in which they were closed.
     /// Of a server that writes that down.
     pub fn written(&self) -> Vec<u64> {
-        let files = fs::read_to_string(self.path("files")).unwrap_or_default();
+        let files = self.files();
         let closed = files
             .lines()
             .filter(|line| line.contains("close \"") && line.contains("/.tmp-"));

@@ -151,3 +151,29 @@ fn a_server_that_is_far_gets_four_connections() {
         names_below(&server.data()).len() == 24
     });
 }
+
+#[test]
+fn what_is_stored_is_synced_with_its_folders_also_when_it_is_there_already() {
+    let server = Sshd::with(SshdOptions {
+        logs_files: true,
+        ..SshdOptions::default()
+    });
+    let storage = open(&server.url(&server.data()), &server.settings());
+    let synced = |from: usize| {
+        let files = server.files();
+        let lines = files.get(from..).unwrap_or_default().lines();
+        let names = lines.filter(|line| line.contains("fsync \""));
+        let names = names.filter_map(|line| line.split('"').nth(1)).map(|path| {
+            let below = path.strip_prefix(server.data().to_str().unwrap()).unwrap_or(path);
+            below.split(".tmp-").next().unwrap_or_default().to_owned()
+        });
+        names.collect::<Vec<_>>()
+    };
+    put(storage.as_ref(), "a/b/first", b"bytes").unwrap();
+    assert_eq!(synced(0), ["/a/b/", "/a/b", "/a", ""]);
+    // The answer to a first try may have been lost before the folders were synced.
+    let from = server.files().len();
+    let error = put(storage.as_ref(), "a/b/first", b"bytes").unwrap_err();
+    assert_eq!(error.kind, StorageErrorKind::AlreadyExists);
+    assert_eq!(synced(from), ["/a/b/", "/a/b"]);
+}

@@ -36,6 +36,8 @@ struct Connections {
     dialer: Dialer,
     slots: Vec<Slot>,
     refused_at: Mutex<Option<Instant>>,
+    /// Set while a second session is asked for, and for good when a connection did not get one: there are servers that end it for that.
+    single: Arc<AtomicBool>,
 }
 
 /// Room for one connection.
@@ -65,15 +67,22 @@ impl Connection {
     }
 
     /// Starts a second session, which nobody waits for. A server that does not want it is used with one.
-    fn widen(self: &Arc<Self>, host: &Host) {
+    fn widen(self: &Arc<Self>, single: &Arc<AtomicBool>, host: &Host) {
         let wanted = self.session.abilities.shows_files() && !self.is_near();
-        if !wanted || self.widened.swap(true, Ordering::Relaxed) {
+        if !wanted || self.widened.load(Ordering::Relaxed) || single.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (connection, host) = (Arc::clone(self), host.clone());
+        if self.widened.swap(true, Ordering::Relaxed) {
+            single.store(false, Ordering::Relaxed);
+            return;
+        }
+        let (connection, single, host) = (Arc::clone(self), Arc::clone(single), host.clone());
         tokio::spawn(async move {
             match tokio::time::timeout(STARTING, start(&connection.link)).await {
-                Ok(Ok(session)) => drop(connection.second.set(session)),
+                Ok(Ok(session)) => {
+                    single.store(false, Ordering::Relaxed);
+                    drop(connection.second.set(session));
+                }
                 Ok(Err(fault)) => {
                     let message = format!("goes on with one session a connection: {fault:?}");
                     host.log(Level::Debug, "sftp", &message);
@@ -161,6 +170,7 @@ impl Client {
             dialer,
             slots: (0..most).map(|_| Slot::default()).collect(),
             refused_at: Mutex::default(),
+            single: Arc::default(),
         }))
     }
 
@@ -198,7 +208,7 @@ impl Client {
     pub(crate) async fn lease_to_write(&self, bytes: usize) -> Result<Lease> {
         let lease = self.lease_for(bytes).await?;
         if bytes >= BULK_BYTES {
-            lease.connection.widen(&self.0.dialer.host);
+            lease.connection.widen(&self.0.single, &self.0.dialer.host);
         }
         Ok(lease)
     }

@@ -57,7 +57,14 @@ pub(crate) async fn put(
         let folders = place.folders_to_sync(folder);
         let (named, opened) = tokio::join!(named, place.open_to_sync(&session, &folders));
         place.changed();
-        named?;
+        match named {
+            // A try whose answer was lost may have named it and not come so far as to sync the folders.
+            Err(error) if error.kind == ErrorKind::AlreadyExists => {
+                place.sync_opened(&session, &folders, opened).await?;
+                return Err(error);
+            }
+            named => named?,
+        }
         place.sync_opened(&session, &folders, opened).await?;
         place.are_durable(folder);
     } else {

@@ -45,9 +45,12 @@ impl<'a> Writing<'a> {
         self.taken.load(Ordering::Relaxed).saturating_mul(self.piece) >= self.bytes.len()
     }
 
-    /// Writes what other sessions leave to this one. `moved` hears of every piece that the server has confirmed. What is asked for last
-    /// is not waited for before it is asked: requests of one file are done in their order (draft-ietf-secsh-filexfer-02, 4.1).
-    /// Gives what the server then says of the file.
+    /// Writes what other sessions leave to this one. `moved` hears of every piece that the server has confirmed. Gives what the server
+    /// then says of the file.
+    ///
+    /// The draft demands that requests of one file are done in their order (draft-ietf-secsh-filexfer-02, 4.1), and servers that know
+    /// how to sync do so: those are asked for the last things beside the last pieces. Others, such as those made with Go's
+    /// `pkg/sftp`, look at a file while pieces are still being written.
     pub(crate) async fn write(
         &self,
         session: &Session,
@@ -65,20 +68,36 @@ impl<'a> Writing<'a> {
             let asked = session.send(Request::Write { handle, offset, data }).await?;
             pending.push_back((data.len() as u64, asked));
         }
-        let syncing = if self.sync {
-            Some(session.begin_to_sync(handle).await?)
-        } else {
-            None
-        };
-        let looking = session.send(Request::StatHandle { handle }).await?;
+        let mut early = None;
+        if session.abilities.fsync {
+            early = Some(self.ask_for_the_end(session, handle).await?);
+        }
         for (length, written) in pending {
             written.done().await?;
             moved(length);
         }
+        let (syncing, looking) = match early {
+            Some(asked) => asked,
+            None => self.ask_for_the_end(session, handle).await?,
+        };
         if let Some(syncing) = syncing {
             syncing.done().await?;
         }
         attributes(looking).await
+    }
+
+    /// Asks for a sync, if one is wanted, and for the attributes.
+    async fn ask_for_the_end(
+        &self,
+        session: &Session,
+        handle: &[u8],
+    ) -> Result<(Option<Pending>, Pending), Fault> {
+        let mut syncing = None;
+        if self.sync {
+            syncing = Some(session.begin_to_sync(handle).await?);
+        }
+        let looking = session.send(Request::StatHandle { handle }).await?;
+        Ok((syncing, looking))
     }
 }
 
