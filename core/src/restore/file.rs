@@ -11,7 +11,7 @@ use rustix::io::{Errno, pread, pwrite};
 
 use crate::format::tree::{Content, ContentItem, Entry, EntryKind};
 use crate::id::BlobId;
-use crate::pipeline::metadata::{Stat, stat_at};
+use crate::pipeline::metadata::{Stat, stat_at, stat_fd};
 use crate::progress::{Counters, Item, ItemState};
 use crate::read_error::ReadError;
 use crate::repository::BlobReader;
@@ -255,16 +255,37 @@ fn create_beside(shared: &Shared<'_>, work: &FileWork) -> Result<(Vec<u8>, Owned
     let folder = &work.folder.fd;
     let mut temporary = temporary_name(&work.entry.name);
     let create = |name: &[u8]| openat(folder, name, CREATE, creation_mode(shared, work));
-    let file = match create(&temporary) {
+    let mut file = match create(&temporary) {
         Err(Errno::EXIST) => {
             temporary = free_name(shared, folder, temporary)?;
-            create(&temporary)?
+            match create(&temporary) {
+                // Another restore was faster.
+                Err(Errno::EXIST) => {
+                    temporary = random_name(shared)?;
+                    create(&temporary)?
+                }
+                created => created?,
+            }
         }
         created => created?,
     };
     // Where there are no locks, what a killed process left is taken for that of another one, and stays.
-    let _unlocked = flock(&file, FlockOperation::NonBlockingLockExclusive).is_err();
+    let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    // Another restore may have met it before it was locked, and taken it for one that was left.
+    if locked == Err(Errno::WOULDBLOCK) || !is_at(&file, folder, &temporary) {
+        temporary = random_name(shared)?;
+        file = create(&temporary)?;
+    }
     Ok((temporary, file))
+}
+
+/// Whether an open file is the one that has a name.
+fn is_at(file: &OwnedFd, folder: &OwnedFd, name: &[u8]) -> bool {
+    let inode = |stat: &Stat| (stat.device, stat.inode);
+    match (stat_fd(file), stat_at(folder, name)) {
+        (Ok(open), Ok(named)) => inode(&open) == inode(&named),
+        _ => false,
+    }
 }
 
 /// Under what name an entry is written before it replaces what has its own. The same every time: a restore that was killed is run
@@ -278,16 +299,19 @@ fn temporary_name(name: &[u8]) -> Vec<u8> {
 /// another one. A snapshot may hold a file of such a name, and this may be it.
 fn free_name(shared: &Shared<'_>, folder: &OwnedFd, name: Vec<u8>) -> Result<Vec<u8>, Errno> {
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let open = |access| openat(folder, name.as_slice(), flags | access, Mode::empty());
-    let opened = open(OFlags::WRONLY);
-    let left = opened.is_ok_and(|file| {
-        fstat(&file).is_ok_and(|found| is_unfinished_file(found.st_mode))
-            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-    });
-    if left {
+    if let Ok(file) = openat(folder, name.as_slice(), flags | OFlags::WRONLY, Mode::empty())
+        && fstat(&file).is_ok_and(|found| is_unfinished_file(found.st_mode))
+        && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        && is_at(&file, folder, &name)
+    {
+        // While it is locked nobody else clears it, so it is this one that goes.
         unlinkat(folder, name.as_slice(), AtFlags::empty())?;
         return Ok(name);
     }
+    random_name(shared)
+}
+
+fn random_name(shared: &Shared<'_>) -> Result<Vec<u8>, Errno> {
     let random = shared.repository.environment().random::<8>();
     let random = random.map_err(|error| Errno::from_io_error(&error.0).unwrap_or(Errno::AGAIN))?;
     Ok(format!(".plakar-restore-{:016x}", u64::from_le_bytes(random)).into_bytes())
