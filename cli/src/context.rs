@@ -15,11 +15,12 @@ use plakar_core::environment::{Environment, Timestamp};
 use plakar_core::id::SnapshotId;
 use plakar_core::plugin::{HostOptions, PluginError, Registry};
 use plakar_core::repository::{Found, OpenError, OpenOptions, Repository};
-use plakar_core::storage::Storage;
 use plakar_core::storage::counted::{Traffic, TrafficTotals};
 use plakar_core::storage::decorate::{Decoration, decorate};
 use plakar_core::storage::limited::{Limits, Throttle};
 use plakar_core::storage::pace::Pace;
+use plakar_core::storage::retried::Retried;
+use plakar_core::storage::{Storage, StorageErrorKind};
 use zeroize::Zeroize;
 
 use crate::args::GlobalOptions;
@@ -37,6 +38,9 @@ const CACHE_BYTES: u64 = 6 << 30;
 
 /// How long a call to another machine may show no life. A disk of this one may have to wake up.
 pub(crate) const FAR_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long a connector that has to reach something may take to open, unless its `connect_timeout_seconds` wants more.
+const FAR_OPEN_TIMEOUT: Duration = Duration::from_mins(2);
+const LONGEST_OPEN_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// The options and what they lead to.
 #[derive(Debug)]
@@ -230,13 +234,33 @@ impl Context {
             } else {
                 patience
             },
+            open_timeout: if place.is_far() {
+                // A connector has times of its own for each step; this is for one that hangs.
+                let told = settings.get("connect_timeout_seconds");
+                let told = told
+                    .and_then(|seconds| seconds.parse().ok())
+                    .map(Duration::from_secs);
+                // To connect, and to start.
+                (2 * told.unwrap_or_default().min(LONGEST_OPEN_TIMEOUT)).max(FAR_OPEN_TIMEOUT)
+            } else {
+                host_options().open_timeout
+            },
             throttle: decoration
                 .limits
                 .any()
                 .then(|| Arc::new(Throttle::new(decoration.limits, pace.clone()))),
             ..host_options()
         };
-        let opened = registry.open(&place.location, &settings, &options);
+        let opened = Retried::open_patiently(
+            decoration.retry,
+            &pace,
+            &shown_location(&place.location),
+            || registry.open(&place.location, &settings, &options),
+            |error| {
+                matches!(error, PluginError::Open { kind, .. }
+                    if matches!(kind, StorageErrorKind::Transient | StorageErrorKind::Timeout))
+            },
+        );
         let storage = opened.map_err(|error| {
             let wrong_location = matches!(error, PluginError::UnknownScheme { .. });
             let error = connector_error(&error);
@@ -262,7 +286,8 @@ impl Context {
     /// What the connector is told: the alias's own keys, then what the options say.
     pub(crate) fn settings_of(&self, place: &Place<'_>) -> Result<SecretSettings, CommandError> {
         let mut settings = place.settings()?;
-        if self.options.accept_new_host_key && place.is_far() {
+        // Others have no such keys, and refuse settings that they do not know.
+        if self.options.accept_new_host_key && place.location.starts_with("sftp://") {
             settings
                 .0
                 .insert("accept_new_host_key".to_owned(), "true".to_owned());

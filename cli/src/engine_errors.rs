@@ -109,8 +109,11 @@ pub(crate) fn open_error(place: &Place<'_>, error: &OpenError) -> CommandError {
     let location = shown_location(&place.location);
     let create = format!("create one with `plakar at {location} create`");
     match error {
-        OpenError::NotFound { .. } => {
-            CommandError::new(Exit::NotFound, format!("no repository at {location}: nothing is there")).hint(create)
+        OpenError::NotFound { why, .. } => {
+            // More is missing than a repository.
+            let bucket = "the bucket does not exist";
+            let what = if why.contains(bucket) { bucket } else { "nothing is there" };
+            CommandError::new(Exit::NotFound, format!("no repository at {location}: {what}")).hint(create)
         }
         OpenError::Empty { .. } => {
             CommandError::new(Exit::NotFound, format!("no repository at {location}: the place is empty")).hint(create)

@@ -18,6 +18,13 @@ use crate::connect::{Link, Resolved};
 /// How long an address may stay silent before the next is tried as well.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_secs(1);
 
+/// What the system says of a name that nobody has.
+const UNKNOWN_NAME: [&str; 3] = [
+    "Name or service not known",
+    "No address associated with hostname",
+    "nodename nor servname",
+];
+
 /// A host to connect to, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hop {
@@ -41,12 +48,15 @@ pub(crate) async fn connect_tcp(to: &Resolved, reached: bool) -> Result<TcpStrea
     let what = shown(&to.host, to.port);
     let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
     let addresses = found.map_err(|error| {
-        let kind = if reached {
+        // Who is offline learns nothing of the name.
+        let why = error.to_string();
+        let unknown = UNKNOWN_NAME.iter().any(|text| why.contains(text));
+        let kind = if reached || !unknown {
             ErrorKind::Transient
         } else {
             ErrorKind::Config
         };
-        Error::new(kind, format!("the host {} is not found: {error}", to.host))
+        Error::new(kind, format!("the host {} is not found: {why}", to.host))
     })?;
     let stream = connect_first(addresses).await.map_err(|error| {
         let kind = match Error::io("", &error).kind {

@@ -30,10 +30,18 @@ pub fn check_telling(
     options: &HostOptions,
     tell: &mut dyn FnMut(&Verdict),
 ) -> Result<Report, PluginError> {
-    // That it cannot be opened, or is not there, is no verdict on a connector.
+    // That it cannot be opened or reached, or is not there, is no verdict on a connector.
     let storage = registry.open_connector(location, settings, options)?;
     if let Err(error) = storage.list("", "", 1)
-        && error.kind == StorageErrorKind::NotFound
+        && matches!(
+            error.kind,
+            StorageErrorKind::NotFound
+                | StorageErrorKind::Auth
+                | StorageErrorKind::Permission
+                | StorageErrorKind::Config
+                | StorageErrorKind::Transient
+                | StorageErrorKind::Timeout
+        )
     {
         return Err(PluginError::Open {
             location: storage.location().to_owned(),

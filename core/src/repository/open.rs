@@ -25,10 +25,12 @@ pub(super) const CONFIG_KEY: &str = "config";
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Nothing is at the location.
-    #[error("there is no repository at {location}")]
+    #[error("there is no repository at {location}: {why}")]
     NotFound {
         /// The location.
         location: String,
+        /// What is missing, in the connector's words.
+        why: String,
     },
     /// The location is there and empty.
     #[error("{location} is empty: it is not a repository")]
@@ -287,7 +289,8 @@ fn what_is_there(storage: &dyn Storage) -> Result<OpenError, OpenError> {
     let page = match storage.list("", "", 64) {
         Ok(page) => page,
         Err(error) if error.kind == StorageErrorKind::NotFound => {
-            return Ok(OpenError::NotFound { location });
+            let why = error.message;
+            return Ok(OpenError::NotFound { location, why });
         }
         Err(error) => return Err(error.into()),
     };

@@ -71,7 +71,13 @@ impl Retried {
         let mut trouble: Option<Trouble> = None;
         loop {
             let error = match work(trouble.is_some()) {
-                Err(error) if may_pass(error.kind) => error,
+                Err(error) if may_pass(error.kind) => {
+                    // Who says how long to wait has answered.
+                    if error.retry_after.is_some() {
+                        self.answered.store(true, Ordering::Relaxed);
+                    }
+                    error
+                }
                 result => {
                     if !matches!(&result, Err(error) if error.kind == StorageErrorKind::Cancelled) {
                         self.answered.store(true, Ordering::Relaxed);
@@ -81,6 +87,37 @@ impl Retried {
             };
             self.wait_after(error, &mut trouble)?;
             self.traffic.retry();
+        }
+    }
+
+    /// Opens what may have to be reached first, and tries again as long as one that has not answered yet is given.
+    pub fn open_patiently<T, E: std::fmt::Display>(
+        policy: RetryPolicy,
+        pace: &Pace,
+        location: &str,
+        mut open: impl FnMut() -> Result<T, E>,
+        may_pass: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
+        let since = pace.now();
+        let mut pause = policy.first;
+        loop {
+            let error = match open() {
+                Err(error) if may_pass(&error) => error,
+                result => return result,
+            };
+            let wait = pace.jittered(pause);
+            if pace.now().saturating_sub(since) + wait > policy.budget_unknown {
+                return Err(error);
+            }
+            if pause > policy.first * 2 {
+                tracing::warn!("{error}; trying again in {:.0} s", wait.as_secs_f64().ceil());
+            } else {
+                tracing::debug!("{error}; trying again in {:.1} s", wait.as_secs_f64());
+            }
+            pause = (pause * 2).min(policy.longest);
+            if pace.wait(wait, "open", location).is_err() {
+                return Err(error);
+            }
         }
     }
 
@@ -194,5 +231,58 @@ impl Storage for Retried {
 
     fn space(&self) -> Result<Option<Space>, StorageError> {
         self.persist(|_| self.inner.space())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::MemoryStorage;
+    use super::super::pace::simulated;
+    use super::*;
+
+    /// A connector that cannot be opened for its first so many tries.
+    fn opened_after(failures: u32, kind: StorageErrorKind) -> (Result<u32, StorageErrorKind>, u32) {
+        let mut tries = 0;
+        let open = || {
+            tries += 1;
+            if tries > failures {
+                Ok(tries)
+            } else {
+                Err(format!("{kind:?}"))
+            }
+        };
+        let passing = |error: &String| error == "Transient";
+        let opened =
+            Retried::open_patiently(RetryPolicy::default(), &simulated::pace(), "there", open, passing);
+        (opened.map_err(|_same| kind), tries)
+    }
+
+    #[test]
+    fn opening_is_tried_again_for_a_while_when_that_may_help() {
+        assert_eq!(opened_after(3, StorageErrorKind::Transient), (Ok(4), 4));
+        let (gone, tries) = opened_after(1000, StorageErrorKind::Transient);
+        assert!(gone.is_err() && (4..20).contains(&tries), "{tries} tries");
+        assert_eq!(
+            opened_after(1, StorageErrorKind::Auth),
+            (Err(StorageErrorKind::Auth), 1)
+        );
+    }
+
+    #[test]
+    fn a_storage_that_asks_for_a_long_wait_has_answered() {
+        let pace = simulated::pace();
+        let inner = Arc::new(MemoryStorage::new());
+        let retried = Retried::new(inner, RetryPolicy::default(), pace.clone(), Arc::default());
+        let begun = pace.now();
+        let mut answers = vec![Some(Duration::from_secs(50)), Some(Duration::from_secs(40))];
+        let result = retried.persist(|_| match answers.pop() {
+            Some(retry_after) => Err(StorageError {
+                retry_after,
+                ..StorageError::new(StorageErrorKind::Transient, "list", "", "busy")
+            }),
+            None => Ok(()),
+        });
+        assert!(result.is_ok());
+        assert!(pace.now().checked_sub(begun).unwrap() >= Duration::from_secs(90));
     }
 }
