@@ -148,8 +148,10 @@ impl Target for Broken {
             Fault::ListsOldSizes => page.objects.iter_mut().for_each(|object| object.size_bytes += 1),
             Fault::ForgetsToPage => page.more = false,
             Fault::MissesWhileWriting => {
-                let passing = page.objects.iter().position(|object| object.size_bytes == 7);
-                page.objects.truncate(passing.unwrap_or(usize::MAX));
+                if let Some(passing) = page.objects.iter().position(|object| object.size_bytes == 7) {
+                    page.objects.truncate(passing);
+                    page.more = false;
+                }
             }
             Fault::PrefixIsAFolder => {
                 page.objects
