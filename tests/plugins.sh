@@ -238,6 +238,21 @@ rm "$changed"
 refuses 69 "changed.so" plakar at "$location" ls
 says "connector: removed sqlite" plakar connector remove sqlite
 refuses 1 "no connector serves \`sqlite\`" plakar connector remove sqlite
+# By its library, and by the name it gives itself; a scheme that another takes over is told.
+plakar connector add "$sqlite" >/dev/null
+name=$(plakar connector show sqlite | sed -n 's/^Name: //p')
+says "Schemes: sqlite" plakar connector show "$name"
+refuses 69 "unknown scheme \`no-such-name\`" plakar connector show no-such-name
+says "which served sqlite" plakar connector remove "$(basename "$sqlite")"
+plakar connector add "$sqlite" >/dev/null
+cp "$sqlite" "$changed"
+says "connector: $sqlite no longer serves sqlite" plakar connector add "$changed"
+sed -i 's/schemes = \["sqlite"\]/schemes = ["sqlite", "other"]/' "$HOME/config/plakar/connectors.toml"
+says "connector: $changed no longer serves sqlite" plakar connector add "$sqlite"
+says "other $changed pinned" plakar connector list
+says "connector: removed $name, which served sqlite" plakar connector remove "$name"
+says "connector: removed $name, which served other" plakar connector remove "$name"
+refuses 1 "or is called so" plakar connector remove "$name"
 refuses 69 "unknown scheme" plakar at "$location" ls
 refuses 69 "cannot be the scheme of a URL" plakar connector add "$program/libplakar_hostile_odd_scheme.so"
 refuses 69 "another layout" plakar connector add "$program/libplakar_hostile_wrong_abi.so"

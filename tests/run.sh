@@ -4,6 +4,7 @@
 #   bash tests/run.sh
 #
 # FUZZ_SECONDS is for how long each decoder is fuzzed (default 5, 0 leaves fuzzing out).
+# PLAKAR_TEST_S3_ENDPOINT and its companions name another S3 server than Garage: see tests/src/s3_server.rs.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 # shellcheck source=tests/setup.sh
@@ -14,9 +15,13 @@ cd "$root"
 if [ "$(id -u)" -ne 0 ] && can_be_root; then
     cargo_home=${CARGO_HOME:-$HOME/.cargo}
     code=0
+    elsewhere=()
+    for name in "${!PLAKAR_TEST_S3_@}"; do
+        elsewhere+=("$name=${!name}")
+    done
     as_root env "PATH=$PATH" "HOME=$HOME" "CARGO_HOME=$cargo_home" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" \
         "CARGO_TARGET_DIR=$(target_folder as-root)" "FUZZ_SECONDS=${FUZZ_SECONDS:-}" \
-        "PLAKAR_TEST_GARAGE=${PLAKAR_TEST_GARAGE:-}" bash "$root/tests/run.sh" || code=$?
+        "PLAKAR_TEST_GARAGE=${PLAKAR_TEST_GARAGE:-}" "${elsewhere[@]}" bash "$root/tests/run.sh" || code=$?
     as_root find "$cargo_home" -uid 0 -exec chown -h "$(id -u):$(id -g)" {} + || true
     exit "$code"
 fi

@@ -1,6 +1,9 @@
 //! A real S3 server for one test: Garage with one node, on free ports of the loopback device, stopped when it is dropped.
 //!
-//! Another server is used when `PLAKAR_TEST_S3_ENDPOINT` (`HOST:PORT`) and its companions say so; it cannot be killed.
+//! Another server is used where `PLAKAR_TEST_S3_ENDPOINT` (`HOST:PORT`) names it, with a bucket for tests in
+//! `PLAKAR_TEST_S3_BUCKET`, its keys in `PLAKAR_TEST_S3_ACCESS_KEY` and `PLAKAR_TEST_S3_SECRET_KEY`, and where needed
+//! `PLAKAR_TEST_S3_TLS=true` and `PLAKAR_TEST_S3_REGION`. Each test then works below a prefix of its own, and leaves it there.
+//! Tests that stop the server, fill it or give rights in it take Garage all the same.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -9,7 +12,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempDir;
 
@@ -27,7 +30,10 @@ pub struct S3Server {
     bucket: String,
     access_key: String,
     secret_key: String,
+    /// What every prefix begins with: in the bucket of another server there is more than one test.
+    below: String,
     tls: bool,
+    region: Option<String>,
     own: Option<Own>,
 }
 
@@ -44,6 +50,12 @@ impl S3Server {
         Self::external().unwrap_or_else(Self::garage)
     }
 
+    /// Like [`start`](Self::start), for tests that put something between that understands no TLS.
+    pub fn start_plain() -> Self {
+        let external = Self::external().filter(|server| !server.tls);
+        external.unwrap_or_else(Self::garage)
+    }
+
     fn external() -> Option<Self> {
         let need =
             |name: &str| env::var(name).unwrap_or_else(|_| panic!("set {name} with PLAKAR_TEST_S3_ENDPOINT"));
@@ -52,7 +64,9 @@ impl S3Server {
             bucket: need("PLAKAR_TEST_S3_BUCKET"),
             access_key: need("PLAKAR_TEST_S3_ACCESS_KEY"),
             secret_key: need("PLAKAR_TEST_S3_SECRET_KEY"),
+            below: format!("plakar-test-{}-{}/", std::process::id(), nanoseconds()),
             tls: env::var("PLAKAR_TEST_S3_TLS").is_ok_and(|tls| tls == "true"),
+            region: env::var("PLAKAR_TEST_S3_REGION").ok(),
             own: None,
         })
     }
@@ -71,7 +85,9 @@ impl S3Server {
             bucket: BUCKET.to_owned(),
             access_key: ACCESS_KEY.to_owned(),
             secret_key: SECRET_KEY.to_owned(),
+            below: String::new(),
             tls: false,
+            region: None,
             own: Some(Own { folder, child: None }),
         };
         server.restart();
@@ -106,7 +122,7 @@ impl S3Server {
 
     /// The same through someone in between.
     pub fn location_at(&self, endpoint: &str, prefix: &str) -> String {
-        format!("s3://{endpoint}/{}/{prefix}", self.bucket)
+        format!("s3://{endpoint}/{}/{}{prefix}", self.bucket, self.below)
     }
 
     /// What the connector must be told.
@@ -116,8 +132,10 @@ impl S3Server {
             ("secret_access_key", self.secret_key.clone()),
             ("tls", self.tls.to_string()),
         ];
+        let region = self.region.clone().map(|region| ("region", region));
         pairs
             .into_iter()
+            .chain(region)
             .map(|(name, value)| (name.to_owned(), value))
             .collect()
     }
@@ -255,6 +273,12 @@ api_bind_addr = "127.0.0.1:{api}"
 root_domain = ".s3.garage.localhost"
 "#
     )
+}
+
+/// A number that no other test of this machine has at the same time, nor one before.
+fn nanoseconds() -> u128 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.expect("a clock").as_nanos()
 }
 
 /// Ports that were free a moment ago.

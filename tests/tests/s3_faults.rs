@@ -23,7 +23,7 @@ fn answer(status: u16, code: &str, headers: &[&str]) -> Fault {
 
 #[test]
 fn refusals_are_told_apart() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let storage = open(&server.location_at(&proxy.endpoint(), "p"), &server.settings());
     create(&storage, "packs/there", b"sealed").unwrap();
@@ -83,7 +83,7 @@ fn refusals_are_told_apart() {
 
 #[test]
 fn a_connection_that_breaks_before_the_request_arrives_leaves_nothing() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let storage = open(&server.location_at(&proxy.endpoint(), ""), &server.settings());
     storage.probe().unwrap();
@@ -96,7 +96,7 @@ fn a_connection_that_breaks_before_the_request_arrives_leaves_nothing() {
 
 #[test]
 fn a_put_whose_answer_is_lost_is_transient_and_its_object_is_whole() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let storage = open(&server.location_at(&proxy.endpoint(), ""), &server.settings());
     storage.probe().unwrap();
@@ -111,7 +111,7 @@ fn a_put_whose_answer_is_lost_is_transient_and_its_object_is_whole() {
 
 #[test]
 fn a_server_that_never_answers_is_a_timeout() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let settings = with(&server.settings(), &[("request_timeout_seconds", "1")]);
     let storage = open(&server.location_at(&proxy.endpoint(), ""), &settings);
@@ -125,7 +125,7 @@ fn a_server_that_never_answers_is_a_timeout() {
 
 #[test]
 fn a_slow_server_that_moves_is_no_timeout() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let settings = with(&server.settings(), &[("request_timeout_seconds", "2")]);
     let storage = open(&server.location_at(&proxy.endpoint(), ""), &settings);
@@ -147,7 +147,7 @@ fn a_slow_server_that_moves_is_no_timeout() {
 
 #[test]
 fn a_rate_that_the_user_limits_is_no_silence_of_the_server() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let settings = with(&server.settings(), &[("request_timeout_seconds", "4")]);
     let pace = Pace::new(Environment::system(), None);
     let limits = Limits {
@@ -175,7 +175,7 @@ fn a_rate_that_the_user_limits_is_no_silence_of_the_server() {
 
 #[test]
 fn an_answer_that_is_cut_off_is_transient() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let storage = open(&server.location_at(&proxy.endpoint(), ""), &server.settings());
     create(&storage, "config", &content(3, 2 << 20)).unwrap();
@@ -187,7 +187,7 @@ fn an_answer_that_is_cut_off_is_transient() {
 
 #[test]
 fn what_is_damaged_on_its_way_is_not_stored() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let parts = [("multipart_threshold_mib", "5"), ("multipart_part_mib", "5")];
     let storage = open(
@@ -212,7 +212,7 @@ fn what_is_damaged_on_its_way_is_not_stored() {
 
 #[test]
 fn answers_that_make_no_sense_are_errors_of_one_line() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let storage = open(&server.location_at(&proxy.endpoint(), ""), &server.settings());
     create(&storage, "config", b"sealed").unwrap();
@@ -241,7 +241,7 @@ fn answers_that_make_no_sense_are_errors_of_one_line() {
 
 #[test]
 fn a_wrong_key_and_a_wrong_secret_are_auth() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let unknown = with(
         &server.settings(),
         &[("access_key_id", "GKffffffffffffffffffffffff")],
@@ -341,7 +341,7 @@ fn a_region_that_is_wrong_is_put_right() {
 
 #[test]
 fn connections_that_cannot_be_made_say_why() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let settings = server.settings();
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = nobody.local_addr().unwrap().port();
@@ -411,7 +411,7 @@ fn a_server_is_reached_by_every_way_to_write_its_name() {
 
 #[test]
 fn wrong_locations_and_settings_are_refused_when_opening() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     for location in ["s3://host", "s3://id:swordfish@host/b", "s3://host/b?x"] {
         let text = one_line(&try_open(location, &server.settings()).err().unwrap());
         assert!(text.contains("wrong location"), "{text}");
@@ -462,7 +462,7 @@ fn a_server_killed_while_an_object_is_written_leaves_it_whole_or_absent() {
 
 #[test]
 fn waiting_ends_when_the_host_wants_no_more() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let storage = Arc::new(open(
         &server.location_at(&proxy.endpoint(), ""),

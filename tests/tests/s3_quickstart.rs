@@ -35,7 +35,7 @@ fn run(lab: &Lab, server: &S3Server, words: &[&str]) -> Run {
 
 #[test]
 fn create_backup_ls_check_restore() {
-    let server = S3Server::garage();
+    let server = S3Server::start();
     let lab = lab(&server);
     let tree = mixed(lab.path("source"));
     let source = tree.root().to_str().unwrap();
@@ -58,7 +58,7 @@ fn create_backup_ls_check_restore() {
 
 #[test]
 fn what_is_wrong_with_the_credentials_is_said_on_one_line() {
-    let server = S3Server::garage();
+    let server = S3Server::start();
     let lab = lab(&server);
     let nobody = lab
         .plain(["at", "@nas", "ls"])

@@ -16,7 +16,7 @@ fn secure(server: &S3Server) -> Settings {
 
 #[test]
 fn a_server_with_a_certificate_of_our_own_authority_works() {
-    let server = S3Server::garage();
+    let server = S3Server::start();
     let front = TlsFront::before(server.endpoint(), &["localhost", "127.0.0.1"]);
     let authority = front.authority();
     let settings = with(&secure(&server), &[("tls_ca_file", authority.to_str().unwrap())]);
@@ -31,7 +31,7 @@ fn a_server_with_a_certificate_of_our_own_authority_works() {
 
 #[test]
 fn a_certificate_that_nobody_vouches_for_is_refused_with_what_to_do() {
-    let server = S3Server::garage();
+    let server = S3Server::start();
     let front = TlsFront::before(server.endpoint(), &["localhost"]);
     let storage = open(
         &server.location_at(&front.endpoint("localhost"), "p"),
@@ -48,7 +48,7 @@ fn a_certificate_that_nobody_vouches_for_is_refused_with_what_to_do() {
 
 #[test]
 fn a_certificate_for_another_name_or_of_another_authority_is_refused() {
-    let server = S3Server::garage();
+    let server = S3Server::start();
     let front = TlsFront::before(server.endpoint(), &["somewhere.example"]);
     let other = TlsFront::before(server.endpoint(), &["localhost"]);
     for (endpoint, authority) in [
@@ -70,7 +70,7 @@ fn a_certificate_for_another_name_or_of_another_authority_is_refused() {
 
 #[test]
 fn plain_http_must_be_asked_for_and_tls_must_not_be_taken_for_it() {
-    let server = S3Server::garage();
+    let server = S3Server::start();
     let error = open(&server.location("p"), &secure(&server))
         .list("", "", 1)
         .unwrap_err();

@@ -71,7 +71,7 @@ fn is_put(request: &Message, part: &str) -> bool {
 
 #[test]
 fn a_backup_through_many_faults_is_whole_and_made_once() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let lab = lab(
         &server.location_at(&proxy.endpoint(), "p"),
@@ -110,7 +110,7 @@ fn a_backup_through_many_faults_is_whole_and_made_once() {
 
 #[test]
 fn credentials_that_expire_in_mid_run_are_told_and_the_next_backup_goes_on() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let lab = lab(&server.location_at(&proxy.endpoint(), "p"), "tls = false\n");
     let source = source(&lab, "source", 0..80);
@@ -178,7 +178,7 @@ fn interrupted_when(method: &str, part: &str, fault: Fault) {
 
 #[test]
 fn two_backups_at_the_same_time_are_both_whole() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let lab = lab(&server.location("p"), "tls = false\n");
     let run = |words: &[&str]| run(&lab, &server, words);
     run(&["create"]).ok();
@@ -236,7 +236,7 @@ fn a_proxy_is_used_but_not_for_this_machine() {
     }
     // Names that only the proxy can know.
     let proxy = HttpProxy::before(server.endpoint());
-    let far = format!("location = \"s3://minio.example:9000/{}/p\"", server.bucket());
+    let far = format!("location = \"{}\"", server.location_at("minio.example:9000", "p"));
     let config = lab.path("config/plakar/config.toml");
     fs::write(
         config,
@@ -254,7 +254,7 @@ fn a_proxy_is_used_but_not_for_this_machine() {
 
 #[test]
 fn a_machine_without_certificates_can_do_without_tls_and_is_told_what_tls_takes() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let lab = lab(&server.location("p"), "tls = false\n");
     let bare = |run: Run| {
         run.env("SSL_CERT_FILE", "/nonexistent/file")

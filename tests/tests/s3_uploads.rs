@@ -37,7 +37,7 @@ fn unfinished(server: &S3Server) -> String {
 
 #[test]
 fn a_large_object_goes_in_parts_and_comes_back_unchanged() {
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let storage = open(
         &server.location_at(&proxy.endpoint(), "p"),
@@ -331,7 +331,7 @@ fn objects_are_locked_where_that_is_wanted_and_possible() {
         assert!(signed.contains("x-amz-checksum-sha256"), "{signed}");
     }
     // The real server cannot lock, and says nothing about it when it is only asked to store.
-    let server = S3Server::garage();
+    let server = S3Server::start_plain();
     let storage = open(&server.location("p"), &with(&server.settings(), &lock));
     let error = create(&storage, "config", b"x").unwrap_err();
     assert_eq!(error.kind, Kind::Config, "{}", one_line(&error));

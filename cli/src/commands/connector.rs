@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use plakar_core::plugin::{self, ConnectorEntry, ConnectorInfo, HostOptions};
+use plakar_core::plugin::{self, ConnectorEntry, ConnectorInfo, HostOptions, PluginError};
 use plakar_plugin_api::conformance::{Outcome, Verdict};
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use crate::context::{Context, FAR_TIMEOUT, host_options, shown_location};
 use crate::engine_errors::connector_error;
 use crate::error::{CommandError, Exit};
 use crate::passphrase::shown;
-use crate::registry_edit;
+use crate::registry_edit::{self, Displaced};
 use crate::ui::format::{count, duration, escaped, one_line};
 
 /// List, show, add, remove or test the connectors that reach storages
@@ -48,18 +48,19 @@ enum Action {
 #[command(after_help = "Examples:\n  plakar connector list")]
 struct ListArgs {}
 
-/// Load the connector of a scheme and show what it says of itself
+/// Load a connector and show what it says of itself
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  plakar connector show fs")]
 struct ShowArgs {
-    /// A scheme, such as `sftp`
+    /// One of its schemes, such as `sftp`, or the name it gives itself
     #[arg(value_name = "NAME")]
     name: String,
 }
 
 /// Register a connector: load it once, show what it is, and pin its content
 ///
-/// This runs the library's code with your rights: add only what you trust. A connector that serves the same schemes is replaced.
+/// This runs the library's code with your rights: add only what you trust. From then on it serves its schemes, in place of
+/// any connector that did; one that has other schemes too keeps those.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  plakar connector add ~/lib/libplakar_connector_ftp.so")]
 struct AddArgs {
@@ -72,7 +73,7 @@ struct AddArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  plakar connector remove ftp")]
 struct RemoveArgs {
-    /// One of its schemes
+    /// One of its schemes, the name it gives itself, or its library
     #[arg(value_name = "NAME")]
     name: String,
 }
@@ -139,10 +140,12 @@ fn tell(context: &Context, event: &str, info: &ConnectorInfo, ending: &str) {
 
 impl ShowArgs {
     fn run(&self, context: &Context) -> Result<Exit, CommandError> {
-        let info = context
-            .registry()?
-            .info(&self.name)
-            .map_err(|error| connector_error(&error))?;
+        let registry = context.registry()?;
+        let info = registry.info(&self.name).or_else(|error| match error {
+            PluginError::UnknownScheme { .. } => registry.info_of_name(&self.name).ok_or(error),
+            other => Err(other),
+        });
+        let info = info.map_err(|error| connector_error(&error))?;
         tell(context, "connector", &info, "");
         Ok(Exit::Done)
     }
@@ -160,13 +163,14 @@ impl AddArgs {
         let info = plugin::inspect(&library, &host_options()).map_err(|error| connector_error(&error))?;
         check_schemes(&info)?;
         let file = context.own_registry();
-        registry_edit::add(&file, &info)?;
-        tell(
-            context,
-            "connector_added",
-            &info,
-            &format!("\nconnector: added in {}", shown(file.as_os_str())),
-        );
+        let displaced = registry_edit::add(&file, &info)?;
+        let mut ending = String::new();
+        for Displaced { library, schemes } in &displaced {
+            let line = format!("{library} no longer serves {}", schemes.join(", "));
+            ending += &format!("\nconnector: {}", one_line(&line));
+        }
+        ending += &format!("\nconnector: added in {}", shown(file.as_os_str()));
+        tell(context, "connector_added", &info, &ending);
         Ok(Exit::Done)
     }
 }
@@ -191,23 +195,51 @@ impl RemoveArgs {
     fn run(&self, context: &Context) -> Result<Exit, CommandError> {
         let file = context.own_registry();
         let shown_file = shown(file.as_os_str());
-        if !registry_edit::remove(&file, &self.name)? {
-            let name = escaped(self.name.as_bytes());
+        let removed = match registry_edit::remove(&file, &self.name)? {
+            Some(schemes) => Some(schemes),
+            None => match self.scheme_by_name(context, &file) {
+                Some(scheme) => registry_edit::remove(&file, &scheme)?,
+                None => None,
+            },
+        };
+        let name = escaped(self.name.as_bytes());
+        let Some(schemes) = removed else {
             return Err(CommandError::new(
                 Exit::Failed,
-                format!("no connector serves `{name}` in {shown_file}"),
+                format!("no connector serves `{name}` in {shown_file}, or is called so"),
             )
             .hint("see which there are with `plakar connector list`"));
-        }
-        let event = json!({"event": "connector_removed", "name": self.name, "file": shown_file});
+        };
+        let event =
+            json!({"event": "connector_removed", "name": self.name, "schemes": schemes, "file": shown_file});
+        let schemes = schemes.join(", ");
+        let schemes = one_line(&schemes);
         context.output.show(
             &event,
-            format_args!(
-                "connector: removed {} from {shown_file}",
-                escaped(self.name.as_bytes())
-            ),
+            format_args!("connector: removed {name}, which served {schemes}, from {shown_file}"),
         );
         Ok(Exit::Done)
+    }
+
+    /// A scheme of the connector in a registry file that is called so, or whose library is.
+    fn scheme_by_name(&self, context: &Context, file: &Path) -> Option<String> {
+        // A registry with a mistake elsewhere is no reason to refuse: then a scheme must do.
+        let registry = context.registry().ok()?;
+        let entries = registry.entries();
+        let mut own = entries.iter().filter(|entry| entry.origin == file);
+        let is_library = |entry: &&ConnectorEntry| {
+            let path = &entry.library;
+            path == Path::new(&self.name) || path.file_name() == Some(OsStr::new(&self.name))
+        };
+        let called = || {
+            let info = registry.info_of_name(&self.name)?;
+            entries
+                .iter()
+                .find(|entry| entry.origin == file && entry.library == info.library)
+        };
+        own.find(is_library)
+            .or_else(called)
+            .and_then(|entry| entry.schemes.first().cloned())
     }
 }
 

@@ -144,6 +144,13 @@ impl Registry {
         )
     }
 
+    /// Loads the connectors, in order of their schemes, until one gives itself this name. What cannot be loaded is passed over.
+    pub fn info_of_name(&self, name: &str) -> Option<ConnectorInfo> {
+        let schemes = self.schemes();
+        let mut known = schemes.iter().filter_map(|scheme| self.info(scheme).ok());
+        known.find(|info| info.name == name)
+    }
+
     /// Opens a location with the connector of its scheme. Settings win over the registry's defaults.
     pub fn open(
         &self,
