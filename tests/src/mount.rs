@@ -37,6 +37,16 @@ impl Tmpfs {
         let options = CString::new(format!("size={size_bytes}")).expect("no NUL");
         mount_remount(&self.path, MountFlags::empty(), options.as_c_str()).expect("a tmpfs can be resized");
     }
+
+    /// Makes it read-only, or writable again, also for who sees it in another mount namespace.
+    pub fn read_only(&self, wanted: bool) {
+        let flags = if wanted {
+            MountFlags::RDONLY
+        } else {
+            MountFlags::empty()
+        };
+        mount_remount(&self.path, flags, c"").expect("a tmpfs can be remounted");
+    }
 }
 
 impl Drop for Tmpfs {

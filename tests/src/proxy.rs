@@ -41,6 +41,7 @@ struct Shared {
     /// After so many bytes to the server all connections break.
     budget: AtomicU64,
     accepted: AtomicU64,
+    dropped: AtomicU64,
     streams: Mutex<Vec<TcpStream>>,
 }
 
@@ -56,6 +57,7 @@ impl Proxy {
             ended: AtomicBool::new(false),
             budget: AtomicU64::new(u64::MAX),
             accepted: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
             streams: Mutex::default(),
         });
         let accepting = Arc::clone(&shared);
@@ -99,6 +101,11 @@ impl Proxy {
     /// Breaks all connections after so many more bytes to the server; once.
     pub fn drop_after(&self, bytes: u64) {
         self.shared.budget.store(bytes, Ordering::SeqCst);
+    }
+
+    /// How often all connections broke.
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::SeqCst)
     }
 
     /// How many connections have gone through.
@@ -205,6 +212,7 @@ impl Shared {
     }
 
     fn drop_all(&self) {
+        self.dropped.fetch_add(1, Ordering::SeqCst);
         for stream in self
             .streams
             .lock()

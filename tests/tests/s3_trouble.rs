@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use plakar_testkit::http_message::{Message, refusal, reply};
 use plakar_testkit::http_proxy::{Fault, HttpProxy, Rule};
+use plakar_testkit::mount::Tmpfs;
 use plakar_testkit::s3_fake::S3Fake;
 use plakar_testkit::s3_server::S3Server;
 use plakar_testkit::{Image, Lab, Output, Run, assert_same};
@@ -220,6 +221,30 @@ fn a_full_server_is_told_at_once_and_the_next_backup_works_with_space() {
     failure(&run(&["backup", "-quiet", text(&large)]).output(), 73, "quota");
     run(&["check"]).ok();
     quota("none");
+    run(&["backup", text(&large)]).ok();
+    run(&["check"]).ok();
+    assert_eq!(run(&["ls"]).ok().stdout.lines().count(), 2);
+}
+
+#[test]
+fn a_server_whose_disk_is_full_needs_root_and_is_told_and_the_next_backup_works_with_space() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Tmpfs::mount(folder.path().join("disk"), 60 << 20);
+    let server = S3Server::garage_on(Some(disk.path()));
+    // Some requests are refused, others are left without an answer.
+    let lab = lab(
+        &server.location("p"),
+        "tls = false\nrequest_timeout_seconds = 8\n",
+    );
+    let run = |words: &[&str]| run(&lab, &server, words);
+    run(&["create"]).ok();
+    let small = source(&lab, "small", 0..4);
+    run(&["backup", text(&small)]).ok();
+    let large = source(&lab, "large", 100..200);
+    let begun = std::time::Instant::now();
+    failure(&run(&["backup", "-quiet", text(&large)]).output(), 73, "full");
+    assert!(begun.elapsed() < Duration::from_mins(2), "{:?}", begun.elapsed());
+    disk.resize(400 << 20);
     run(&["backup", text(&large)]).ok();
     run(&["check"]).ok();
     assert_eq!(run(&["ls"]).ok().stdout.lines().count(), 2);

@@ -94,8 +94,8 @@ impl Refusal {
             "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" => {
                 return say(ErrorKind::NoSpace, "the storage or a quota is full");
             }
-            // Garage says it in words only, as its disk says it.
-            "InternalError"
+            // Garage says it in words only, as its disk says it, whether one node or all it needs are full.
+            "InternalError" | "ServiceUnavailable"
                 if said.contains("no space left on device") || said.contains("disk quota exceeded") =>
             {
                 return say(ErrorKind::NoSpace, "the storage is full");
@@ -317,6 +317,13 @@ mod tests {
                 500,
                 "InternalError",
                 "Internal error: I/O error: No space left on device (os error 28)",
+                ErrorKind::NoSpace,
+                "full",
+            ),
+            (
+                503,
+                "ServiceUnavailable",
+                "Internal error: Could not reach quorum of 1. Others returned errors: [\"IO error: No space left on device (os error 28)\"]",
                 ErrorKind::NoSpace,
                 "full",
             ),

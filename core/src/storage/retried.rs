@@ -45,6 +45,8 @@ pub struct Retried {
     pace: Pace,
     traffic: Arc<Traffic>,
     answered: AtomicBool,
+    /// Whether the last put that ended found no space.
+    full: AtomicBool,
 }
 
 /// Failures of one call up to now.
@@ -63,6 +65,7 @@ impl Retried {
             pace,
             traffic,
             answered: AtomicBool::new(false),
+            full: AtomicBool::new(false),
         }
     }
 
@@ -151,6 +154,23 @@ impl Retried {
         self.pace.wait(wait, error.operation, &error.subject)
     }
 
+    /// Whether a put of a full storage may be tried again: not once another was refused for want of space. Servers with a
+    /// full disk refuse some and leave others without any answer, each of which would be waited out by itself.
+    fn unless_full(&self, result: Result<(), StorageError>) -> Result<(), StorageError> {
+        match &result {
+            Ok(()) => self.full.store(false, Ordering::Relaxed),
+            Err(error) if error.kind == StorageErrorKind::NoSpace => self.full.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
+        result.map_err(|mut error| {
+            if may_pass(error.kind) && self.full.load(Ordering::Relaxed) {
+                error.kind = StorageErrorKind::NoSpace;
+                error.message += "; others were refused because the storage is full";
+            }
+            error
+        })
+    }
+
     /// Whether an object holds what a try that seemed to fail had sent.
     fn arrived(&self, key: &str, length: usize, blake3: &[u8; 32]) -> Result<bool, StorageError> {
         if self.inner.stat(key)?.size_bytes != length as u64 {
@@ -209,8 +229,8 @@ impl Storage for Retried {
     }
 
     fn put(&self, key: &str, bytes: Arc<Vec<u8>>, options: PutOptions) -> Result<(), StorageError> {
-        self.persist(
-            |tried_before| match self.inner.put(key, Arc::clone(&bytes), options) {
+        self.persist(|tried_before| {
+            match self.unless_full(self.inner.put(key, Arc::clone(&bytes), options)) {
                 // The answer to an earlier try was lost, but the object had arrived.
                 Err(error)
                     if tried_before
@@ -221,8 +241,8 @@ impl Storage for Retried {
                     Ok(())
                 }
                 result => result,
-            },
-        )
+            }
+        })
     }
 
     fn delete(&self, key: &str) -> Result<(), StorageError> {
@@ -266,6 +286,28 @@ mod tests {
             opened_after(1, StorageErrorKind::Auth),
             (Err(StorageErrorKind::Auth), 1)
         );
+    }
+
+    #[test]
+    fn a_put_is_not_tried_again_while_others_find_the_storage_full() {
+        let retried = Retried::new(
+            Arc::new(MemoryStorage::new()),
+            RetryPolicy::default(),
+            simulated::pace(),
+            Arc::default(),
+        );
+        let failed = |kind| Err(StorageError::new(kind, "write", "packs/ab", "as it is"));
+        let kind = |result: Result<(), StorageError>| retried.unless_full(result).map_err(|error| error.kind);
+        let silent = || kind(failed(StorageErrorKind::Timeout));
+        assert_eq!(silent(), Err(StorageErrorKind::Timeout));
+        assert_eq!(
+            kind(failed(StorageErrorKind::NoSpace)),
+            Err(StorageErrorKind::NoSpace)
+        );
+        assert_eq!(silent(), Err(StorageErrorKind::NoSpace));
+        assert_eq!(kind(failed(StorageErrorKind::Auth)), Err(StorageErrorKind::Auth));
+        assert_eq!(kind(Ok(())), Ok(()));
+        assert_eq!(silent(), Err(StorageErrorKind::Timeout));
     }
 
     #[test]

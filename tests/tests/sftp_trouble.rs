@@ -1,0 +1,277 @@
+//! What a user of the program meets when an SFTP server, or the way to it, misbehaves: what it says, how it ends, and that
+//! nothing is lost.
+
+mod sftp_support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use plakar_testkit::lab::PASSPHRASE;
+use plakar_testkit::mount::Tmpfs;
+use plakar_testkit::proxy::{Proxy, Way};
+use plakar_testkit::sshd::{Sshd, SshdOptions};
+use plakar_testkit::{Image, Lab, Run, assert_same};
+use sftp_support::{built, content, names_below};
+
+const MIB: usize = 1 << 20;
+
+/// A lab that calls a place on the server `nas` and reaches it through a port, which it knows.
+fn lab_through(server: &Sshd, port: u16, place: &Path, more: &str) -> Lab {
+    built();
+    let lab = Lab::new();
+    let settings: String = server
+        .settings_at(port)
+        .iter()
+        .map(|(name, value)| format!("{name} = {value:?}\n"))
+        .collect();
+    let location = server.url_at(port, place);
+    configure(&lab, &format!("location = {location:?}\n{settings}{more}"));
+    lab
+}
+
+fn lab_of(server: &Sshd, more: &str) -> Lab {
+    lab_through(server, server.port(), &server.data().join("repository"), more)
+}
+
+fn configure(lab: &Lab, alias: &str) {
+    let folder = lab.path("config/plakar");
+    fs::create_dir_all(&folder).unwrap();
+    let text = format!("default = \"nas\"\n[repositories.nas]\n{alias}");
+    fs::write(folder.join("config.toml"), text).unwrap();
+}
+
+fn run(lab: &Lab, words: &[&str]) -> Run {
+    lab.plain(words).env("PLAKAR_PASSPHRASE", PASSPHRASE)
+}
+
+/// A folder of so many files, each of a megabyte that does not compress.
+fn source(lab: &Lab, name: &str, seeds: std::ops::Range<u64>) -> PathBuf {
+    let folder = lab.path(name);
+    fs::create_dir_all(&folder).unwrap();
+    for seed in seeds {
+        fs::write(folder.join(format!("{seed}")), content(seed + 1, MIB)).unwrap();
+    }
+    folder
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The failure is told on one line with these words, beside hints and what was tried again.
+#[track_caller]
+fn refuses(run: Run, code: i32, words: &str) -> String {
+    let output = run.code(code);
+    let lines = output
+        .stderr
+        .lines()
+        .filter(|line| !line.starts_with("hint:") && !line.starts_with(" WARN "));
+    let lines: Vec<_> = lines.collect();
+    assert!(lines.len() == 1 && lines[0].contains(words), "{}", output.stderr);
+    output.stderr
+}
+
+/// What was backed up comes back, and everything stored is whole.
+#[track_caller]
+fn comes_back(lab: &Lab, source: &Path, snapshot: &str) {
+    run(lab, &["check", "-quiet"]).ok();
+    let target = lab.path(format!("restored-{snapshot}"));
+    run(lab, &["restore", "-quiet", "-to", text(&target), snapshot]).ok();
+    assert_same(&Image::of(source), &Image::of(&target));
+}
+
+#[test]
+fn a_backup_over_connections_that_break_again_and_again_is_whole() {
+    const BREAKS: u64 = 4;
+    let server = Sshd::start();
+    let proxy = Proxy::to(server.port());
+    let lab = lab_through(&server, proxy.port(), &server.data().join("repository"), "");
+    let source = source(&lab, "source", 0..160);
+    run(&lab, &["create"]).ok();
+    let logins = server.logins();
+    let child = run(&lab, &["-json", "backup", text(&source)]).spawn();
+    for _ in 0..BREAKS {
+        proxy.drop_after(20 * MIB as u64);
+        let broken = proxy.dropped();
+        let begun = Instant::now();
+        while proxy.dropped() == broken {
+            assert!(
+                begun.elapsed() < Duration::from_mins(1),
+                "the backup stands still"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let output = child.wait_with_output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success(),
+        "{stdout}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(server.logins() - logins > BREAKS as usize);
+    let snapshots = run(&lab, &["ls"]).ok().stdout;
+    assert_eq!(snapshots.lines().count(), 1, "{snapshots}");
+    let id = snapshots.split(' ').nth(1).unwrap();
+    comes_back(&lab, &source, id);
+    let left = names_below(&server.data());
+    assert!(!left.iter().any(|name| name.contains(".tmp-")), "{left:?}");
+}
+
+#[test]
+fn a_server_killed_in_mid_backup_and_started_again_is_used_on() {
+    let mut server = Sshd::start();
+    let lab = lab_of(&server, "");
+    let source = source(&lab, "source", 0..120);
+    run(&lab, &["create"]).ok();
+    let packs = server.data().join("repository/packs");
+    let child = run(&lab, &["backup", "-quiet", text(&source)]).spawn();
+    let begun = Instant::now();
+    while !packs.exists() || names_below(&packs).is_empty() {
+        assert!(begun.elapsed() < Duration::from_mins(1), "no pack is written");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    server.kill();
+    std::thread::sleep(Duration::from_millis(500));
+    let port = server.port();
+    server.restart();
+    assert_eq!(server.port(), port, "another program took the port");
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let id = run(&lab, &["ls"])
+        .ok()
+        .stdout
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .to_owned();
+    comes_back(&lab, &source, &id);
+}
+
+#[test]
+fn who_is_not_let_in_or_not_known_is_told_so() {
+    let server = Sshd::start();
+    let lab = lab_of(&server, "");
+    run(&lab, &["create"]).ok();
+    // Somebody else's key.
+    let other = Sshd::start();
+    let known = server.known_hosts(server.port());
+    let location = server.url(&server.data().join("repository"));
+    let with = |key: &Path, known: &Path| {
+        format!(
+            "location = {location:?}\nssh_config = \"none\"\nuse_agent = \"false\"\nidentity_file = {key:?}\n\
+             known_hosts_file = {known:?}\n"
+        )
+    };
+    configure(&lab, &with(&other.identity(), &known));
+    refuses(run(&lab, &["ls"]), 77, "127.0.0.1");
+    // A key of the host that is not the one that was there before.
+    let changed = lab.path("home/changed");
+    let line = format!("[127.0.0.1]:{} {}\n", server.port(), other.host_key("ed25519"));
+    fs::write(&changed, line).unwrap();
+    configure(&lab, &with(&server.identity(), &changed));
+    let told = refuses(run(&lab, &["ls"]), 77, &server.fingerprint("ed25519"));
+    assert!(told.contains("changed"), "{told}");
+    refuses(
+        run(&lab, &["-accept-new-host-key", "ls"]),
+        77,
+        &server.fingerprint("ed25519"),
+    );
+    // An unknown key is added when that is asked for, and known from then on.
+    let empty = lab.path("home/known");
+    configure(&lab, &with(&server.identity(), &empty));
+    refuses(run(&lab, &["ls"]), 77, "-accept-new-host-key");
+    run(&lab, &["-accept-new-host-key", "ls"]).ok();
+    run(&lab, &["ls"]).ok();
+    assert_eq!(fs::read_to_string(&empty).unwrap().lines().count(), 1);
+    // The option is for servers of this kind, and in the way of no other.
+    let local = lab.path("local");
+    let at = ["-accept-new-host-key", "at", text(&local), "create"];
+    run(&lab, &at).ok();
+}
+
+#[test]
+fn places_that_cannot_be_used_are_told_apart() {
+    let server = Sshd::start();
+    let lab = lab_of(&server, "connect_timeout_seconds = \"2\"\n");
+    refuses(run(&lab, &["ls"]), 66, "no repository");
+    run(&lab, &["create"]).ok();
+    refuses(run(&lab, &["create"]), 73, "repository");
+    refuses(
+        run(&lab, &["at", "sftp://host.invalid/x", "ls"]),
+        78,
+        "host.invalid",
+    );
+    refuses(run(&lab, &["at", "sftp://127.0.0.1:99999/x", "ls"]), 78, "99999");
+    let proxy = Proxy::to(server.port());
+    proxy.way(Way::Closed);
+    let away = lab_through(
+        &server,
+        proxy.port(),
+        &server.data().join("repository"),
+        "connect_timeout_seconds = \"2\"\n",
+    );
+    let begun = Instant::now();
+    let address = format!("127.0.0.1:{}", proxy.port());
+    refuses(run(&away, &["ls"]), 69, &address);
+    refuses(run(&away, &["connector", "check", "@nas"]), 69, &address);
+    assert!(
+        begun.elapsed() < Duration::from_mins(1),
+        "who says how long is not kept waiting"
+    );
+}
+
+#[test]
+fn the_suite_is_run_by_the_program_on_a_real_server() {
+    let server = Sshd::start();
+    let lab = lab_of(&server, "");
+    fs::create_dir(server.data().join("repository")).unwrap();
+    let verdicts = run(&lab, &["connector", "check", "@nas"]).ok().stdout;
+    let (passed, rest): (Vec<_>, Vec<_>) = verdicts.lines().partition(|line| line.starts_with("✓ "));
+    assert!(passed.len() >= 28, "{verdicts}");
+    assert!(rest.len() == 1 && rest[0].contains("conforms in"), "{verdicts}");
+    let left = names_below(&server.data());
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_full_or_read_only_place_needs_root_and_is_told_and_the_backup_after_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = Tmpfs::mount(folder.path().join("small"), 64 * MIB as u64);
+    // The server sees mounts that were there before it.
+    let server = Sshd::start();
+    let lab = lab_through(&server, server.port(), &small.path().join("repository"), "");
+    run(&lab, &["create"]).ok();
+    let little = source(&lab, "little", 0..4);
+    let first = run(&lab, &["backup", "-quiet", text(&little)]).ok().snapshot();
+    let much = source(&lab, "much", 10..110);
+    refuses(run(&lab, &["backup", "-quiet", text(&much)]), 73, "full");
+    let left = names_below(small.path());
+    assert!(!left.iter().any(|name| name.contains(".tmp-")), "{left:?}");
+    comes_back(&lab, &little, &first);
+    small.resize(256 * MIB as u64);
+    let second = run(&lab, &["backup", "-quiet", text(&much)]).ok().snapshot();
+    comes_back(&lab, &much, &second);
+    small.read_only(true);
+    refuses(run(&lab, &["backup", "-quiet", text(&little)]), 77, "read-only");
+    run(&lab, &["check", "-quiet"]).ok();
+    small.read_only(false);
+}
+
+#[test]
+fn a_server_without_optional_requests_keeps_a_repository() {
+    let server = Sshd::with(SshdOptions {
+        without: Some("fsync,posix-rename,hardlink,statvfs,limits"),
+        ..SshdOptions::default()
+    });
+    let lab = lab_of(&server, "");
+    let source = source(&lab, "source", 0..20);
+    run(&lab, &["create"]).ok();
+    let id = run(&lab, &["backup", "-quiet", text(&source)]).ok().snapshot();
+    comes_back(&lab, &source, &id);
+}
