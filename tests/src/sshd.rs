@@ -16,7 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 const SERVER: &str = "/usr/sbin/sshd";
-const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
+/// OpenSSH's SFTP server.
+pub const SFTP_SERVER: &str = "/usr/lib/openssh/sftp-server";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The password of the user that [`SshdOptions::password`] is about.
@@ -38,6 +39,8 @@ pub struct SshdOptions {
     pub without: Option<&'static str>,
     /// Whether the SFTP server writes down which files it opens and closes, see [`Sshd::written`].
     pub logs_files: bool,
+    /// The command of the SFTP server, in place of OpenSSH's.
+    pub sftp_server: Option<String>,
     /// Whether the host key comes with a certificate of an authority, and for which names.
     pub certificate_for: Option<&'static str>,
     /// Passwords are accepted, by this method; keys are not. Needs root.
@@ -61,6 +64,7 @@ impl Default for SshdOptions {
             lines: Vec::new(),
             without: None,
             logs_files: false,
+            sftp_server: None,
             certificate_for: None,
             password: None,
         }
@@ -238,6 +242,7 @@ impl Sshd {
             format!("AuthorizedKeysFile {folder}/authorized_keys"),
         ]);
         lines.push(match self.options.without {
+            None if let Some(command) = &self.options.sftp_server => format!("Subsystem sftp {command}"),
             None if self.options.logs_files => {
                 format!("Subsystem sftp {SFTP_SERVER} -e -l VERBOSE 2>>{folder}/files")
             }

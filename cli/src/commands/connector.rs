@@ -164,13 +164,13 @@ impl AddArgs {
         check_schemes(&info)?;
         let file = context.own_registry();
         let displaced = registry_edit::add(&file, &info)?;
-        let mut ending = String::new();
+        let mut ending = vec![String::new()];
         for Displaced { library, schemes } in &displaced {
-            let line = format!("{library} no longer serves {}", schemes.join(", "));
-            ending += &format!("\nconnector: {}", one_line(&line));
+            let line = format!("connector: {library} no longer serves {}", schemes.join(", "));
+            ending.push(one_line(&line).into_owned());
         }
-        ending += &format!("\nconnector: added in {}", shown(file.as_os_str()));
-        tell(context, "connector_added", &info, &ending);
+        ending.push(format!("connector: added in {}", shown(file.as_os_str())));
+        tell(context, "connector_added", &info, &ending.join("\n"));
         Ok(Exit::Done)
     }
 }
