@@ -73,17 +73,11 @@ impl S3Server {
 
     /// Starts a server of our own, also when the environment names another.
     pub fn garage() -> Self {
-        Self::garage_on(None)
-    }
-
-    /// The same with the contents of objects on a disk of choice.
-    pub fn garage_on(disk: Option<&Path>) -> Self {
         let folder = TempDir::with_prefix("plakar-s3-").expect("a temporary folder");
-        let data = disk.map_or_else(|| folder.path().join("data"), |disk| disk.join("data"));
         let [api, rpc] = free_ports();
         fs::write(
             folder.path().join("garage.toml"),
-            configuration(folder.path(), &data, api, rpc),
+            configuration(folder.path(), api, rpc),
         )
         .expect("a configuration");
         let mut server = Self {
@@ -260,12 +254,12 @@ fn garage() -> PathBuf {
         )
 }
 
-fn configuration(folder: &Path, data: &Path, api: u16, rpc: u16) -> String {
-    let (folder, data) = (folder.display(), data.display());
+fn configuration(folder: &Path, api: u16, rpc: u16) -> String {
+    let folder = folder.display();
     format!(
         r#"
 metadata_dir = "{folder}/meta"
-data_dir = "{data}"
+data_dir = "{folder}/data"
 db_engine = "sqlite"
 replication_factor = 1
 metadata_fsync = false
@@ -276,7 +270,7 @@ rpc_secret = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 [s3_api]
 s3_region = "garage"
 api_bind_addr = "127.0.0.1:{api}"
-root_domain = ".s3.garage.localhost"
+root_domain = ".s3.garage.amazonaws.com"
 "#
     )
 }

@@ -2,10 +2,11 @@
 
 mod s3_support;
 
+use plakar_core::plugin::{HostOptions, Registry};
 use plakar_core::storage::{Storage, StorageErrorKind as Kind};
 use plakar_testkit::s3_server::S3Server;
 use plakar_testkit::tls_front::TlsFront;
-use s3_support::{Settings, content, create, one_line, open, try_open, with};
+use s3_support::{Settings, built, content, create, one_line, open, try_open, with};
 
 /// Without `tls`, which is on by default.
 fn secure(server: &S3Server) -> Settings {
@@ -96,4 +97,38 @@ fn plain_http_must_be_asked_for_and_tls_must_not_be_taken_for_it() {
     let missing = with(&secure(&server), &[("tls_ca_file", "/nonexistent/ca.pem")]);
     let text = one_line(&try_open(&server.location("p"), &missing).err().unwrap());
     assert!(text.contains("/nonexistent/ca.pem"), "{text}");
+}
+
+#[test]
+fn two_libraries_with_tls_and_a_runtime_of_their_own_work_at_the_same_time() {
+    let server = S3Server::start_plain();
+    let front = TlsFront::before(server.endpoint(), &["localhost"]);
+    let authority = front.authority();
+    let settings = with(&secure(&server), &[("tls_ca_file", authority.to_str().unwrap())]);
+    // Another file is another library, with statics, threads and TLS of its own.
+    let folder = tempfile::tempdir().unwrap();
+    let name = "libplakar_connector_s3.so";
+    std::fs::copy(built().join(name), folder.path().join(name)).unwrap();
+    let other = Registry::load(&[], &[folder.path().to_owned()]).unwrap();
+    let location = |prefix: &str| server.location_at(&front.endpoint("localhost"), prefix);
+    let one = open(&location("one"), &settings);
+    let two = other
+        .open_connector(&location("two"), &settings, &HostOptions::default())
+        .unwrap();
+    let use_it = |storage: &dyn Storage, seed: u64| {
+        for number in seed..seed + 4 {
+            let (key, bytes) = (format!("packs/{number}"), content(number, 3 << 20));
+            create(storage, &key, &bytes).unwrap();
+            assert_eq!(storage.get(&key, 0, 4 << 20).unwrap(), bytes);
+        }
+    };
+    std::thread::scope(|scope| {
+        for seed in [0, 10, 20] {
+            let (one, two) = (&one, &two);
+            scope.spawn(move || use_it(one, seed));
+            scope.spawn(move || use_it(two, seed));
+        }
+    });
+    drop(one);
+    use_it(&two, 100);
 }

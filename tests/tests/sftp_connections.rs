@@ -177,3 +177,29 @@ fn what_is_stored_is_synced_with_its_folders_also_when_it_is_there_already() {
     assert_eq!(error.kind, StorageErrorKind::AlreadyExists);
     assert_eq!(synced(from), ["/a/b/", "/a/b"]);
 }
+
+#[test]
+fn gcm_is_agreed_on_and_the_server_may_send_16_mib_ahead() {
+    let server = Sshd::with(SshdOptions {
+        first_lines: vec!["LogLevel DEBUG2".into()],
+        ..SshdOptions::default()
+    });
+    let storage = open(&server.url(&server.data()), &server.settings());
+    put(storage.as_ref(), "first", b"first").unwrap();
+    for direction in ["client->server", "server->client"] {
+        let agreed = server.logged(&format!("kex: {direction} cipher: "));
+        assert!(agreed > 0, "{}", server.log());
+        let gcm = ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com"];
+        let with_gcm: usize = gcm
+            .iter()
+            .map(|cipher| server.logged(&format!("kex: {direction} cipher: {cipher}")))
+            .sum();
+        assert_eq!(agreed, with_gcm, "{direction}");
+    }
+    let opened = server.logged("server_input_channel_open: ctype session");
+    assert!(
+        opened > 0 && opened == server.logged(&format!(" win {} max", 16 * MIB)),
+        "{}",
+        server.log()
+    );
+}

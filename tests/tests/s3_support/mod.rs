@@ -14,7 +14,8 @@ pub fn registry() -> Registry {
     Registry::load(&[], &[built().to_owned()]).unwrap()
 }
 
-fn built() -> &'static Path {
+/// The folder where cargo puts libraries.
+pub fn built() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| plakar_testkit::built::packages(&["plakar-connector-s3"]))
 }
