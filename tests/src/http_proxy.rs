@@ -23,6 +23,8 @@ pub enum Fault {
     ResetAfter,
     /// The server fulfils it, and no answer ever comes.
     Silence,
+    /// The server never sees it, and no answer ever comes.
+    Nowhere,
     /// The answer ends after so many bytes of its body.
     CutBody(usize),
     /// One bit of its body is another when it reaches the server.
@@ -176,6 +178,7 @@ fn pass(
     match &fault {
         Some(Fault::Answer(answer)) => return answer.write(&mut client, request.method() != "HEAD"),
         Some(Fault::ResetBefore) => return reset(client),
+        Some(Fault::Nowhere) => return silence(client, closing),
         Some(Fault::Delay(time)) => std::thread::sleep(*time),
         _ => {}
     }
@@ -183,12 +186,7 @@ fn pass(
     let answer = forward(server, upstream, damaged.as_ref().unwrap_or(request))?;
     match fault {
         Some(Fault::ResetAfter) => reset(client),
-        Some(Fault::Silence) => {
-            // Until the client gives up, or the test is over.
-            client.set_read_timeout(Some(Duration::from_millis(100)))?;
-            while !closing.load(Ordering::SeqCst) && !matches!(client.peek(&mut [0]), Ok(0)) {}
-            reset(client)
-        }
+        Some(Fault::Silence) => silence(client, closing),
         Some(Fault::CutBody(bytes)) => {
             answer.write(&mut client, false)?;
             client.write_all(&answer.body[..bytes.min(answer.body.len())])?;
@@ -245,6 +243,13 @@ fn forward(server: &str, upstream: &mut Upstream, request: &Message) -> std::io:
         *upstream = None;
     }
     Ok(answer)
+}
+
+/// Says nothing until the client gives up, or the test is over.
+fn silence(client: &TcpStream, closing: &AtomicBool) -> std::io::Result<()> {
+    client.set_read_timeout(Some(Duration::from_millis(100)))?;
+    while !closing.load(Ordering::SeqCst) && !matches!(client.peek(&mut [0]), Ok(0)) {}
+    reset(client)
 }
 
 /// Ends a connection so that the other side meets an error, not an end.

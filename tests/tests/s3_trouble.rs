@@ -242,8 +242,10 @@ fn a_server_whose_disk_is_full_is_told_soon_though_it_leaves_some_without_an_ans
     let small = source(&lab, "small", 0..4);
     run(&["backup", text(&small)]).ok();
     let refused = Fault::Answer(Box::new(reply(503, &[], REFUSAL)));
+    // Two are under way, and will hang whenever they are tried, when a third is refused.
+    proxy.add(Rule::new("PUT", "/packs/", Fault::Nowhere).times(2));
     proxy.add(Rule::new("PUT", "/packs/", refused).times(1));
-    proxy.add(Rule::new("PUT", "/packs/", Fault::Silence).times(1000));
+    proxy.add(Rule::new("PUT", "/packs/", Fault::Nowhere).times(1000));
     let large = source(&lab, "large", 100..200);
     let begun = Instant::now();
     failure(&run(&["backup", "-quiet", text(&large)]).output(), 73, "full");
