@@ -162,8 +162,7 @@ impl Database {
 
     fn open(&self, file: (u64, u64)) -> Result<Opened> {
         let connection = self.connect()?;
-        let id: i32 = self.patiently(|| self.pragma(&connection, "application_id"))?;
-        let tables: i64 = self.patiently(|| self.count_tables(&connection))?;
+        let (id, version, tables) = self.patiently(|| self.marks(&connection))?;
         match (id, tables) {
             (APPLICATION_ID, _) => {}
             (0, 0) => {
@@ -174,13 +173,25 @@ impl Database {
             }
             _ => return Err(foreign(&self.path, "is a database of another program")),
         }
-        match self.patiently(|| self.pragma(&connection, "user_version"))? {
-            1 => Ok(Opened { connection, file }),
-            version => Err(foreign(
+        if version == 1 {
+            Ok(Opened { connection, file })
+        } else {
+            Err(foreign(
                 &self.path,
                 &format!("has version {version}, this connector knows 1: use a newer one"),
-            )),
+            ))
         }
+    }
+
+    /// Application, version and number of tables, all of one moment: another process may be making them.
+    fn marks(&self, connection: &Connection) -> Result<(i32, i32, i64)> {
+        let one_state = Transaction::new_unchecked(connection, TransactionBehavior::Deferred)
+            .map_err(self.failed("read", "the tables"))?;
+        Ok((
+            self.pragma(&one_state, "application_id")?,
+            self.pragma(&one_state, "user_version")?,
+            self.count_tables(&one_state)?,
+        ))
     }
 
     fn connect(&self) -> Result<Connection> {
@@ -258,9 +269,11 @@ impl Database {
 
     fn create_tables(&self) -> Result<()> {
         let connection = self.connect()?;
-        connection
-            .pragma_update(None, "page_size", 16384)
-            .map_err(self.failed("create", "the tables"))?;
+        self.patiently(|| {
+            connection
+                .pragma_update(None, "page_size", 16384)
+                .map_err(self.failed("create", "the tables"))
+        })?;
         self.commit(&connection, true, |transaction| {
             if self.count_tables(transaction)? > 0 {
                 return Ok(()); // another process was faster
