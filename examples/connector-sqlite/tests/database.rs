@@ -50,7 +50,7 @@ fn read(storage: &SqliteConnector, key: &str, offset: u64, length: usize) -> Res
 
 /// Bytes that tell where they are.
 fn content(length: usize) -> Vec<u8> {
-    (0..length / 4 + 1)
+    (0..=length / 4)
         .flat_map(|word| u32::try_from(word).unwrap().to_le_bytes())
         .take(length)
         .collect()
