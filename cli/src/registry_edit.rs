@@ -57,9 +57,6 @@ pub(crate) fn add(file: &Path, info: &ConnectorInfo) -> Result<Vec<Displaced>, C
             at += 1;
             continue;
         }
-        if defaults.is_none() || is_same {
-            defaults = table.get("defaults").cloned().or(defaults);
-        }
         if !is_same {
             displaced.push(Displaced {
                 library: table
@@ -74,6 +71,9 @@ pub(crate) fn add(file: &Path, info: &ConnectorInfo) -> Result<Vec<Displaced>, C
                 at += 1;
                 continue;
             }
+        }
+        if defaults.is_none() || is_same {
+            defaults = table.get("defaults").cloned().or(defaults);
         }
         if place.is_none() {
             place = table.position();
@@ -204,6 +204,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("connectors.toml");
         add(&file, &info(&["a", "b"], "11")).expect("added");
+        let text = fs::read_to_string(&file).expect("read");
+        fs::write(&file, format!("{text}defaults = {{ x = 4 }}\n")).expect("written");
         let lost = add(&file, &other(&["b", "c"], "22", "/opt/y.so")).expect("added");
         let of_x = Displaced {
             library: "/opt/x.so".to_owned(),
@@ -212,9 +214,12 @@ mod tests {
         assert_eq!(lost, [of_x]);
         let text = fs::read_to_string(&file).expect("read");
         assert!(
-            text.contains("schemes = [\"a\"]\nlibrary = \"/opt/x.so\"\nblake3 = \"11\""),
+            text.contains(
+                "schemes = [\"a\"]\nlibrary = \"/opt/x.so\"\nblake3 = \"11\"\ndefaults = { x = 4 }\n"
+            ),
             "{text}"
         );
+        assert_eq!(text.matches("defaults").count(), 1, "{text}");
         assert_eq!(
             remove(&file, "c").expect("removed"),
             Some(vec!["b".to_owned(), "c".to_owned()])

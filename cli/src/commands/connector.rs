@@ -231,14 +231,16 @@ impl RemoveArgs {
             let path = &entry.library;
             path == Path::new(&self.name) || path.file_name() == Some(OsStr::new(&self.name))
         };
-        let called = || {
-            let info = registry.info_of_name(&self.name)?;
-            entries
+        let is_called = |entry: &&ConnectorEntry| {
+            let mut known = entry
+                .schemes
                 .iter()
-                .find(|entry| entry.origin == file && entry.library == info.library)
+                .filter_map(|scheme| registry.info(scheme).ok());
+            known.any(|info| info.name == self.name && info.library == entry.library)
         };
-        own.find(is_library)
-            .or_else(called)
+        own.clone()
+            .find(is_library)
+            .or_else(|| own.find(is_called))
             .and_then(|entry| entry.schemes.first().cloned())
     }
 }
