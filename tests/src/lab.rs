@@ -8,6 +8,9 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::random;
+use crate::tree::Tree;
+
 /// The passphrase of encrypted repositories in tests.
 pub const PASSPHRASE: &str = "correct horse battery staple";
 
@@ -120,6 +123,24 @@ impl Lab {
         self.plakar(["check", "-quiet"]).ok();
     }
 
+    /// A folder of so many files, each of a megabyte that does not compress; a seed is the same file each time.
+    pub fn megabytes(&self, name: &str, seeds: std::ops::Range<u64>) -> PathBuf {
+        let tree = Tree::new(self.path(name));
+        for seed in seeds {
+            tree.file(seed.to_string(), random::bytes(seed, 1 << 20));
+        }
+        tree.root().to_owned()
+    }
+
+    /// Writes the configuration: an alias `nas` with these lines, which is used when nothing else is named.
+    pub fn configure_nas(&self, lines: &str) {
+        let tree = Tree::new(self.path("config/plakar"));
+        tree.file(
+            "config.toml",
+            format!("default = \"nas\"\n[repositories.nas]\n{lines}"),
+        );
+    }
+
     /// Gives everything in the lab to a user who is not root and lets the user in.
     pub fn hand_over(&self) {
         fn give(path: &Path) {
@@ -204,19 +225,7 @@ impl Run {
 
     /// Runs it to its end. A panic of the program is a failure of every test.
     pub fn output(self) -> Output {
-        let output = self.spawn().wait_with_output().expect("the program ends");
-        let output = Output {
-            code: output.status.code(),
-            signal: output.status.signal(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            raw: output.stdout,
-        };
-        assert!(
-            !output.stderr.contains("panicked at"),
-            "the program panicked: {output:?}"
-        );
-        output
+        Output::of(self.spawn())
     }
 
     /// Runs it; anything but success is a failure of the test.
@@ -229,15 +238,7 @@ impl Run {
     #[track_caller]
     pub fn code(self, code: i32) -> Output {
         let words = format!("{:?}", self.command.get_args().collect::<Vec<_>>());
-        let output = self.output();
-        assert_eq!(
-            output.code,
-            Some(code),
-            "{words} gave\n{}\n{}",
-            output.stdout,
-            output.stderr
-        );
-        output
+        self.output().expect(code, &words)
     }
 
     /// Runs it and expects a failure told on one line that contains `part`.
@@ -245,6 +246,20 @@ impl Run {
     pub fn fails(self, code: i32, part: &str) -> Output {
         let output = self.code(code);
         let lines: Vec<_> = output.stderr.lines().collect();
+        assert!(
+            lines.len() == 1 && lines[0].contains(part),
+            "wanted one line with `{part}`, got {:?}",
+            output.stderr
+        );
+        output
+    }
+
+    /// The same, beside hints and what was tried again.
+    #[track_caller]
+    pub fn refuses(self, code: i32, part: &str) -> Output {
+        let output = self.code(code);
+        let beside = |line: &&str| line.starts_with("hint:") || line.starts_with(" WARN ");
+        let lines: Vec<_> = output.stderr.lines().filter(|line| !beside(line)).collect();
         assert!(
             lines.len() == 1 && lines[0].contains(part),
             "wanted one line with `{part}`, got {:?}",
@@ -280,6 +295,31 @@ pub struct Output {
 }
 
 impl Output {
+    /// What a run says until it ends. A panic of the program is a failure of every test.
+    pub fn of(child: Child) -> Self {
+        let output = child.wait_with_output().expect("the program ends");
+        let output = Self {
+            code: output.status.code(),
+            signal: output.status.signal(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            raw: output.stdout,
+        };
+        assert!(
+            !output.stderr.contains("panicked at"),
+            "the program panicked: {output:?}"
+        );
+        output
+    }
+
+    /// It must have ended with this code; `words` say which run it was.
+    #[track_caller]
+    pub fn expect(self, code: i32, words: &str) -> Self {
+        let (stdout, stderr) = (&self.stdout, &self.stderr);
+        assert_eq!(self.code, Some(code), "{words} gave\n{stdout}\n{stderr}");
+        self
+    }
+
     /// The short id in a backup's last line.
     #[track_caller]
     pub fn snapshot(&self) -> String {

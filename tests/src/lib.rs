@@ -20,6 +20,9 @@ pub mod sshd;
 pub mod terminal;
 pub mod tls_front;
 pub mod tree;
+pub mod wait;
 
 pub use image::{Image, assert_same};
 pub use lab::{Lab, Output, Run};
+pub use tree::{names_below, text};
+pub use wait::wait_until;

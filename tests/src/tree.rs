@@ -12,6 +12,30 @@ use rustix::fs::{
 
 use crate::random;
 
+/// All names of files below a folder, temporary ones too, in order.
+pub fn names_below(folder: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next).expect("a folder") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let below = path.strip_prefix(folder).expect("it is below");
+                names.push(text(below).to_owned());
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+/// A path that is UTF-8, as those of tests are unless they are about other ones.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of a test is UTF-8")
+}
+
 /// A folder being filled. Every step fails loudly.
 #[derive(Debug)]
 pub struct Tree {

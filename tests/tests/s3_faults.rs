@@ -15,7 +15,8 @@ use plakar_core::storage::{PutMode, Storage, StorageErrorKind as Kind};
 use plakar_testkit::http_message::{Message, refusal, reply};
 use plakar_testkit::http_proxy::{Fault, HttpProxy, Rule};
 use plakar_testkit::s3_server::S3Server;
-use s3_support::{content, create, one_line, open, put, registry, try_open, wait_until, with};
+use plakar_testkit::{random, wait_until};
+use s3_support::{create, one_line, open, put, registry, try_open, with};
 
 fn answer(status: u16, code: &str, headers: &[&str]) -> Fault {
     Fault::Answer(Box::new(refusal(status, code, headers)))
@@ -88,10 +89,10 @@ fn a_connection_that_breaks_before_the_request_arrives_leaves_nothing() {
     let storage = open(&server.location_at(&proxy.endpoint(), ""), &server.settings());
     storage.probe().unwrap();
     proxy.add(Rule::new("PUT", "/config", Fault::ResetBefore).times(1));
-    let error = create(&storage, "config", &content(1, 1 << 20)).unwrap_err();
+    let error = create(&storage, "config", &random::bytes(1, 1 << 20)).unwrap_err();
     assert_eq!(error.kind, Kind::Transient, "{}", one_line(&error));
     assert_eq!(storage.stat("config").unwrap_err().kind, Kind::NotFound);
-    create(&storage, "config", &content(1, 1 << 20)).unwrap();
+    create(&storage, "config", &random::bytes(1, 1 << 20)).unwrap();
 }
 
 #[test]
@@ -101,11 +102,14 @@ fn a_put_whose_answer_is_lost_is_transient_and_its_object_is_whole() {
     let storage = open(&server.location_at(&proxy.endpoint(), ""), &server.settings());
     storage.probe().unwrap();
     proxy.add(Rule::new("PUT", "/config", Fault::ResetAfter).times(1));
-    let error = create(&storage, "config", &content(2, 300_000)).unwrap_err();
+    let error = create(&storage, "config", &random::bytes(2, 300_000)).unwrap_err();
     assert_eq!(error.kind, Kind::Transient, "{}", one_line(&error));
-    assert_eq!(storage.get("config", 0, 1 << 20).unwrap(), content(2, 300_000));
+    assert_eq!(
+        storage.get("config", 0, 1 << 20).unwrap(),
+        random::bytes(2, 300_000)
+    );
     // The same again says what is true; whether that is a success is the host's to find out.
-    let error = create(&storage, "config", &content(2, 300_000)).unwrap_err();
+    let error = create(&storage, "config", &random::bytes(2, 300_000)).unwrap_err();
     assert_eq!(error.kind, Kind::AlreadyExists, "{}", one_line(&error));
 }
 
@@ -163,7 +167,7 @@ fn a_rate_that_the_user_limits_is_no_silence_of_the_server() {
     open(&location, &settings).probe().unwrap();
     let storage = registry().open_connector(&location, &settings, &slowly).unwrap();
     // Each step of either takes longer than a request may be silent, and a busy machine answers sooner than that.
-    let bytes = content(4, 300_000);
+    let bytes = random::bytes(4, 300_000);
     thread::scope(|scope| {
         for key in ["a", "b"] {
             let (storage, bytes) = (&storage, &bytes);
@@ -178,11 +182,14 @@ fn an_answer_that_is_cut_off_is_transient() {
     let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let storage = open(&server.location_at(&proxy.endpoint(), ""), &server.settings());
-    create(&storage, "config", &content(3, 2 << 20)).unwrap();
+    create(&storage, "config", &random::bytes(3, 2 << 20)).unwrap();
     proxy.add(Rule::new("GET", "/config", Fault::CutBody(700_000)).times(1));
     let error = storage.get("config", 0, 2 << 20).unwrap_err();
     assert_eq!(error.kind, Kind::Transient, "{}", one_line(&error));
-    assert_eq!(storage.get("config", 0, 2 << 20).unwrap(), content(3, 2 << 20));
+    assert_eq!(
+        storage.get("config", 0, 2 << 20).unwrap(),
+        random::bytes(3, 2 << 20)
+    );
 }
 
 #[test]
@@ -198,7 +205,7 @@ fn what_is_damaged_on_its_way_is_not_stored() {
     for (length, part) in [(300_000, "/config"), (12 << 20, "partNumber=2")] {
         proxy.reset();
         proxy.add(Rule::new("PUT", part, Fault::Damage).times(1));
-        let error = create(&storage, "config", &content(9, length)).unwrap_err();
+        let error = create(&storage, "config", &random::bytes(9, length)).unwrap_err();
         let text = one_line(&error);
         assert!(
             error.kind == Kind::Transient && text.contains("damaged"),
@@ -207,7 +214,7 @@ fn what_is_damaged_on_its_way_is_not_stored() {
         );
         assert_eq!(storage.stat("config").unwrap_err().kind, Kind::NotFound);
     }
-    create(&storage, "config", &content(9, 12 << 20)).unwrap();
+    create(&storage, "config", &random::bytes(9, 12 << 20)).unwrap();
 }
 
 #[test]
@@ -374,7 +381,7 @@ fn connections_that_cannot_be_made_say_why() {
 #[test]
 fn a_server_is_reached_by_every_way_to_write_its_name() {
     let server = S3Server::garage();
-    let bytes = content(5, 100);
+    let bytes = random::bytes(5, 100);
     create(&open(&server.location("p"), &server.settings()), "config", &bytes).unwrap();
     let (_, port) = server.endpoint().rsplit_once(':').unwrap();
     // Beside the address: capitals, another address of this machine, and (with the bucket in it) a name below `localhost`.
@@ -432,7 +439,7 @@ fn a_server_killed_while_an_object_is_written_leaves_it_whole_or_absent() {
     let settings = with(&server.settings(), &[("request_timeout_seconds", "30")]);
     let storage = Arc::new(open(&server.location("p"), &settings));
     storage.probe().unwrap();
-    let bytes = content(7, 48 << 20);
+    let bytes = random::bytes(7, 48 << 20);
     let outcome = thread::scope(|scope| {
         let writer = Arc::clone(&storage);
         let bytes = &bytes;

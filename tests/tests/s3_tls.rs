@@ -4,9 +4,10 @@ mod s3_support;
 
 use plakar_core::plugin::{HostOptions, Registry};
 use plakar_core::storage::{Storage, StorageErrorKind as Kind};
+use plakar_testkit::random;
 use plakar_testkit::s3_server::S3Server;
 use plakar_testkit::tls_front::TlsFront;
-use s3_support::{Settings, built, content, create, one_line, open, try_open, with};
+use s3_support::{Settings, built, create, one_line, open, try_open, with};
 
 /// Without `tls`, which is on by default.
 fn secure(server: &S3Server) -> Settings {
@@ -24,7 +25,7 @@ fn a_server_with_a_certificate_of_our_own_authority_works() {
     for host in ["localhost", "127.0.0.1"] {
         let storage = open(&server.location_at(&front.endpoint(host), host), &settings);
         storage.init().unwrap();
-        let bytes = content(1, 5 << 20);
+        let bytes = random::bytes(1, 5 << 20);
         create(&storage, "packs/aa", &bytes).unwrap();
         assert_eq!(storage.get("packs/aa", 0, 6 << 20).unwrap(), bytes);
     }
@@ -117,7 +118,7 @@ fn two_libraries_with_tls_and_a_runtime_of_their_own_work_at_the_same_time() {
         .unwrap();
     let use_it = |storage: &dyn Storage, seed: u64| {
         for number in seed..seed + 4 {
-            let (key, bytes) = (format!("packs/{number}"), content(number, 3 << 20));
+            let (key, bytes) = (format!("packs/{number}"), random::bytes(number, 3 << 20));
             create(storage, &key, &bytes).unwrap();
             assert_eq!(storage.get(&key, 0, 4 << 20).unwrap(), bytes);
         }

@@ -4,30 +4,22 @@ mod s3_support;
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use plakar_testkit::http_message::{Message, refusal, reply};
 use plakar_testkit::http_proxy::{Fault, HttpProxy, Rule};
+use plakar_testkit::lab::PASSPHRASE;
 use plakar_testkit::s3_fake::S3Fake;
 use plakar_testkit::s3_server::S3Server;
-use plakar_testkit::{Image, Lab, Output, Run, assert_same};
+use plakar_testkit::{Image, Lab, Output, Run, assert_same, names_below, text, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
-use s3_support::{content, keys, open, registry, wait_until};
-
-const PASSPHRASE: &str = "correct horse battery staple";
+use s3_support::{keys, open, registry};
 
 /// A lab that calls a place `nas`.
 fn lab(location: &str, more: &str) -> Lab {
     drop(registry()); // builds the connector beside the program
     let lab = Lab::new();
-    let folder = lab.path("config/plakar");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(
-        folder.join("config.toml"),
-        format!("default = \"nas\"\n[repositories.nas]\nlocation = \"{location}\"\n{more}"),
-    )
-    .unwrap();
+    lab.configure_nas(&format!("location = \"{location}\"\n{more}"));
     lab
 }
 
@@ -36,29 +28,6 @@ fn run(lab: &Lab, server: &S3Server, words: &[&str]) -> Run {
         .env("S3_REPOSITORY_USER", server.access_key())
         .env("S3_REPOSITORY_PASSWORD", server.secret_key())
         .env("PLAKAR_PASSPHRASE", PASSPHRASE)
-}
-
-/// A folder of so many megabytes that no one can compress, each in a file of its own.
-fn source(lab: &Lab, name: &str, seeds: std::ops::Range<u64>) -> PathBuf {
-    let folder = lab.path(name);
-    fs::create_dir_all(&folder).unwrap();
-    for seed in seeds {
-        fs::write(folder.join(format!("{seed}")), content(seed, 1 << 20)).unwrap();
-    }
-    folder
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// The failure, which is told on one line, with a hint at most.
-#[track_caller]
-fn failure(output: &Output, code: i32, words: &str) {
-    assert_eq!(output.code, Some(code), "{}", output.stderr);
-    let lines = output.stderr.lines().filter(|line| !line.starts_with("hint:"));
-    let lines: Vec<_> = lines.collect();
-    assert!(lines.len() == 1 && lines[0].contains(words), "{}", output.stderr);
 }
 
 fn answer(status: u16, code: &str, headers: &[&str]) -> Fault {
@@ -77,7 +46,7 @@ fn a_backup_through_many_faults_is_whole_and_made_once() {
         &server.location_at(&proxy.endpoint(), "p"),
         "tls = false\nrequest_timeout_seconds = 2\n",
     );
-    let source = source(&lab, "source", 0..40);
+    let source = lab.megabytes("source", 0..40);
     let run = |words: &[&str]| run(&lab, &server, words);
     run(&["create"]).ok();
     for (method, part, fault) in [
@@ -113,12 +82,12 @@ fn credentials_that_expire_in_mid_run_are_told_and_the_next_backup_goes_on() {
     let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let lab = lab(&server.location_at(&proxy.endpoint(), "p"), "tls = false\n");
-    let source = source(&lab, "source", 0..80);
+    let source = lab.megabytes("source", 0..80);
     let run = |words: &[&str]| run(&lab, &server, words);
     run(&["create"]).ok();
     proxy.add(Rule::new("PUT", "/packs/", Fault::Delay(Duration::ZERO)).times(2));
     proxy.add(Rule::new("PUT", "/packs/", answer(400, "ExpiredToken", &[])));
-    failure(&run(&["backup", "-quiet", text(&source)]).output(), 77, "expired");
+    run(&["backup", "-quiet", text(&source)]).refuses(77, "expired");
     assert_eq!(run(&["ls"]).ok().stdout, "");
     let stored = || keys(&open(&server.location("p"), &server.settings()), "packs/", 1000).len();
     let before = stored();
@@ -150,7 +119,7 @@ fn interrupted_when(method: &str, part: &str, fault: Fault) {
         &server.location_at(&proxy.endpoint(), "p"),
         "tls = false\nmultipart_threshold_mib = 5\nmultipart_part_mib = 5\n",
     );
-    let source = source(&lab, "source", 0..40);
+    let source = lab.megabytes("source", 0..40);
     let run = |words: &[&str]| run(&lab, &server, words);
     run(&["create"]).ok();
     proxy.add(Rule::new(method, part, fault));
@@ -161,9 +130,7 @@ fn interrupted_when(method: &str, part: &str, fault: Fault) {
             .any(|request| request.method() == method && request.target().contains(part))
     });
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(130), "{words}");
+    Output::of(child).expect(130, "the interrupted backup");
     // What was held back on the way arrives although nobody waits for it.
     std::thread::sleep(Duration::from_secs(2));
     let info = server
@@ -183,17 +150,12 @@ fn two_backups_at_the_same_time_are_both_whole() {
     let run = |words: &[&str]| run(&lab, &server, words);
     run(&["create"]).ok();
     // Half of each is what the other has too.
-    let sources = [source(&lab, "one", 0..40), source(&lab, "two", 20..60)];
+    let sources = [lab.megabytes("one", 0..40), lab.megabytes("two", 20..60)];
     let children = sources
         .each_ref()
         .map(|source| run(&["backup", text(source)]).spawn());
     for child in children {
-        let output = child.wait_with_output().unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        Output::of(child).expect(0, "a backup");
     }
     run(&["check"]).ok();
     for source in &sources {
@@ -213,11 +175,11 @@ fn a_full_server_is_told_at_once_and_the_next_backup_works_with_space() {
     let quota =
         |size: &str| drop(server.command(&["bucket", "set-quotas", "--max-size", size, server.bucket()]));
     run(&["create"]).ok();
-    let small = source(&lab, "small", 0..4);
+    let small = lab.megabytes("small", 0..4);
     run(&["backup", text(&small)]).ok();
     quota("30MiB");
-    let large = source(&lab, "large", 100..160);
-    failure(&run(&["backup", "-quiet", text(&large)]).output(), 73, "quota");
+    let large = lab.megabytes("large", 100..160);
+    run(&["backup", "-quiet", text(&large)]).refuses(73, "quota");
     run(&["check"]).ok();
     quota("none");
     run(&["backup", text(&large)]).ok();
@@ -239,16 +201,16 @@ fn a_server_whose_disk_is_full_is_told_soon_though_it_leaves_some_without_an_ans
     );
     let run = |words: &[&str]| run(&lab, &server, words);
     run(&["create"]).ok();
-    let small = source(&lab, "small", 0..4);
+    let small = lab.megabytes("small", 0..4);
     run(&["backup", text(&small)]).ok();
     let refused = Fault::Answer(Box::new(reply(503, &[], REFUSAL)));
     // Two are under way, and will hang whenever they are tried, when a third is refused.
     proxy.add(Rule::new("PUT", "/packs/", Fault::Nowhere).times(2));
     proxy.add(Rule::new("PUT", "/packs/", refused).times(1));
     proxy.add(Rule::new("PUT", "/packs/", Fault::Nowhere).times(1000));
-    let large = source(&lab, "large", 100..200);
+    let large = lab.megabytes("large", 100..200);
     let begun = Instant::now();
-    failure(&run(&["backup", "-quiet", text(&large)]).output(), 73, "full");
+    run(&["backup", "-quiet", text(&large)]).refuses(73, "full");
     assert!(begun.elapsed() < Duration::from_mins(1), "{:?}", begun.elapsed());
     proxy.reset();
     run(&["backup", text(&large)]).ok();
@@ -263,21 +225,16 @@ fn a_proxy_is_used_but_not_for_this_machine() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for variable in ["http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
         let run = |words: &[&str]| run(&lab, &server, words).env(variable, format!("http://{nobody}"));
-        failure(&run(&["ls"]).output(), 66, "no repository");
+        run(&["ls"]).refuses(66, "no repository");
     }
     // Names that only the proxy can know.
     let proxy = HttpProxy::before(server.endpoint());
     let far = format!("location = \"{}\"", server.location_at("minio.example:9000", "p"));
-    let config = lab.path("config/plakar/config.toml");
-    fs::write(
-        config,
-        format!("default = \"nas\"\n[repositories.nas]\n{far}\ntls = false\n"),
-    )
-    .unwrap();
+    lab.configure_nas(&format!("{far}\ntls = false\n"));
     let run =
         |words: &[&str]| run(&lab, &server, words).env("HTTP_PROXY", format!("http://{}", proxy.endpoint()));
     run(&["create"]).ok();
-    let source = source(&lab, "source", 0..2);
+    let source = lab.megabytes("source", 0..2);
     run(&["backup", text(&source)]).ok();
     run(&["check"]).ok();
     assert!(!proxy.seen().is_empty());
@@ -293,8 +250,7 @@ fn a_machine_without_certificates_can_do_without_tls_and_is_told_what_tls_takes(
     };
     bare(run(&lab, &server, &["create"])).ok();
     let location = server.location("p");
-    let output = bare(run(&lab, &server, &["at", &location, "ls"])).output();
-    failure(&output, 78, "tls_ca_file");
+    bare(run(&lab, &server, &["at", &location, "ls"])).refuses(78, "tls_ca_file");
 }
 
 #[test]
@@ -306,11 +262,7 @@ fn a_server_that_lists_late_is_refused_by_create() {
         "tls = false\nanonymous = true\nregion = \"r\"\n",
     );
     let run = |words: &[&str]| lab.plain(words).env("PLAKAR_PASSPHRASE", PASSPHRASE);
-    failure(
-        &run(&["create"]).output(),
-        69,
-        "does not show at once what was stored",
-    );
+    run(&["create"]).refuses(69, "does not show at once what was stored");
     assert!(fake.state().objects.is_empty());
     fake.state().stale = None;
     run(&["create"]).ok();
@@ -371,7 +323,7 @@ fn the_name_of_the_bucket_goes_before_that_of_the_server_at_amazon() {
     let lab = lab(&location, "tls = false\nregion = \"garage\"\n");
     let run =
         |words: &[&str]| run(&lab, &server, words).env("HTTP_PROXY", format!("http://{}", amazon.endpoint()));
-    let source = source(&lab, "source", 0..20);
+    let source = lab.megabytes("source", 0..20);
     run(&["create"]).ok();
     run(&["backup", text(&source)]).ok();
     run(&["check"]).ok();
@@ -392,27 +344,13 @@ fn the_name_of_the_bucket_goes_before_that_of_the_server_at_amazon() {
     }
 }
 
-/// All files below a folder.
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(files_below(&path));
-        } else {
-            files.push(path);
-        }
-    }
-    files
-}
-
 #[test]
 fn the_copy_of_metadata_is_shared_by_processes_and_what_is_wrong_in_it_counts_for_nothing() {
     let server = S3Server::start_plain();
     let proxy = HttpProxy::before(server.endpoint());
     let lab = lab(&server.location_at(&proxy.endpoint(), "p"), "tls = false\n");
     let run = |words: &[&str]| run(&lab, &server, words);
-    let source = source(&lab, "source", 0..20);
+    let source = lab.megabytes("source", 0..20);
     run(&["create"]).ok();
     let id = run(&["backup", "-quiet", text(&source)]).ok().snapshot();
     let words = ["ls", "-recursive", &id];
@@ -422,13 +360,7 @@ fn the_copy_of_metadata_is_shared_by_processes_and_what_is_wrong_in_it_counts_fo
     for round in 0..3 {
         let at_once: Vec<_> = (0..4).map(|_| run(&words).spawn()).collect();
         for child in at_once {
-            let output = child.wait_with_output().unwrap();
-            assert!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-            assert_eq!(String::from_utf8_lossy(&output.stdout), listing);
+            assert_eq!(Output::of(child).expect(0, "ls").stdout, listing);
         }
         proxy.reset();
         assert_eq!(run(&words).ok().stdout, listing);
@@ -436,7 +368,7 @@ fn the_copy_of_metadata_is_shared_by_processes_and_what_is_wrong_in_it_counts_fo
         proxy.reset();
         run(&["-no-cache", "ls", "-recursive", &id]).ok();
         assert!(helped < proxy.seen().len(), "{helped} requests with it");
-        let files = files_below(&cache);
+        let files: Vec<_> = names_below(&cache).iter().map(|name| cache.join(name)).collect();
         assert!(!files.is_empty());
         match round {
             // A bit in the middle of each file, ...
@@ -472,5 +404,5 @@ fn the_copy_of_metadata_is_shared_by_processes_and_what_is_wrong_in_it_counts_fo
 fn without_credentials_nobody_is_asked_for_any() {
     let lab = lab("s3://s3.eu-west-3.amazonaws.com/bucket", "");
     let run = lab.plain(["ls"]).env("AWS_EC2_METADATA_DISABLED", "true");
-    failure(&run.output(), 77, "S3_REPOSITORY_USER");
+    run.refuses(77, "S3_REPOSITORY_USER");
 }

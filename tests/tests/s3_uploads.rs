@@ -12,7 +12,8 @@ use plakar_testkit::http_message::{refusal, reply};
 use plakar_testkit::http_proxy::{Fault, HttpProxy, Rule};
 use plakar_testkit::s3_fake::S3Fake;
 use plakar_testkit::s3_server::S3Server;
-use s3_support::{Settings, content, create, one_line, open, put, registry, wait_until, with};
+use plakar_testkit::{random, wait_until};
+use s3_support::{Settings, create, one_line, open, put, registry, with};
 
 const SMALL_PARTS: [(&str, &str); 2] = [("multipart_threshold_mib", "16"), ("multipart_part_mib", "10")];
 
@@ -43,7 +44,7 @@ fn a_large_object_goes_in_parts_and_comes_back_unchanged() {
         &server.location_at(&proxy.endpoint(), "p"),
         &with(&server.settings(), &SMALL_PARTS),
     );
-    let bytes = content(1, (45 << 20) + 17);
+    let bytes = random::bytes(1, (45 << 20) + 17);
     create(&storage, "packs/large", &bytes).unwrap();
     let parts = proxy
         .seen()
@@ -66,7 +67,7 @@ fn a_large_object_goes_in_parts_and_comes_back_unchanged() {
         create(&storage, "packs/large", &bytes).unwrap_err().kind,
         Kind::AlreadyExists
     );
-    let other = content(2, 17 << 20);
+    let other = random::bytes(2, 17 << 20);
     put(&storage, "packs/large", &other, PutMode::Replace).unwrap();
     assert_eq!(storage.get("packs/large", 0, 50 << 20).unwrap(), other);
 }
@@ -79,7 +80,7 @@ fn an_upload_that_fails_is_ended() {
         &server.location_at(&proxy.endpoint(), "p"),
         &with(&server.settings(), &SMALL_PARTS),
     );
-    let bytes = content(3, 40 << 20);
+    let bytes = random::bytes(3, 40 << 20);
     let completed = Fault::Answer(Box::new(reply(
         200,
         &[],
@@ -124,7 +125,8 @@ fn an_upload_that_is_cancelled_is_ended() {
     proxy.add(Rule::new("PUT", "partNumber=2", Fault::Silence));
     let error = thread::scope(|scope| {
         let writer = Arc::clone(&storage);
-        let putting = scope.spawn(move || create(writer.as_ref(), "packs/large", &content(4, 40 << 20)));
+        let putting =
+            scope.spawn(move || create(writer.as_ref(), "packs/large", &random::bytes(4, 40 << 20)));
         wait_until("the request is seen", || {
             proxy
                 .seen()
@@ -187,7 +189,7 @@ fn uploads_that_killed_processes_left_are_ended_after_a_day() {
     leave();
     create(&storage, "packs/small", b"x").unwrap();
     assert_eq!(left().len(), 5, "a small object is no reason to look");
-    create(&storage, "packs/large", &content(5, 17 << 20)).unwrap();
+    create(&storage, "packs/large", &random::bytes(5, 17 << 20)).unwrap();
     assert_eq!(left(), kept);
 }
 
@@ -261,7 +263,7 @@ fn a_large_object_that_lost_the_race_is_not_stored() {
         Fault::Delay(Duration::from_secs(2)),
     ));
     thread::scope(|scope| {
-        let putting = scope.spawn(|| create(&storage, "packs/large", &content(6, 20 << 20)));
+        let putting = scope.spawn(|| create(&storage, "packs/large", &random::bytes(6, 20 << 20)));
         wait_until("the request is seen", || {
             proxy
                 .seen()
@@ -303,7 +305,7 @@ fn objects_are_locked_where_that_is_wanted_and_possible() {
     fake.state().locks = true;
     storage.init().unwrap();
     create(&storage, "config", b"sealed").unwrap();
-    create(&storage, "packs/large", &content(8, 20 << 20)).unwrap();
+    create(&storage, "packs/large", &random::bytes(8, 20 << 20)).unwrap();
     let seen = std::mem::take(&mut fake.state().seen);
     let stores = seen.iter().filter(|request| match request.method() {
         "PUT" => !request.target().contains(".probe") && !request.target().contains("uploadId"),

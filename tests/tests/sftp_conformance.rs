@@ -4,8 +4,9 @@ mod sftp_support;
 
 use plakar_core::plugin::{self, HostOptions};
 use plakar_core::storage::StorageErrorKind;
+use plakar_testkit::names_below;
 use plakar_testkit::sshd::{Sshd, SshdOptions};
-use sftp_support::{Settings, names_below, open, put, registry, replace, with};
+use sftp_support::{Settings, open, put, registry, replace, with};
 
 fn check(location: &str, settings: &Settings) -> String {
     let report = plugin::check(&registry(), location, settings, &HostOptions::default()).unwrap();

@@ -3,12 +3,13 @@
 mod sftp_support;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use plakar_core::storage::{Storage, StorageErrorKind};
 use plakar_testkit::proxy::Proxy;
 use plakar_testkit::sshd::{Sshd, SshdOptions};
-use sftp_support::{content, names_below, open, put, with};
+use plakar_testkit::{names_below, random, wait_until};
+use sftp_support::{open, put, with};
 
 const MIB: usize = 1 << 20;
 /// Half of a round trip that is worth more connections and sessions.
@@ -23,24 +24,12 @@ fn far_from(server: &Sshd, more: &[(&str, &str)]) -> (Proxy, Arc<dyn Storage>) {
     (proxy, storage)
 }
 
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "{what} does not come true"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Stores large objects, all at the same time.
 fn put_at_once(storage: &Arc<dyn Storage>, folder: &str, number: u64, bytes: usize) {
     std::thread::scope(|scope| {
         for number in 0..number {
             let key = format!("{folder}/{number}");
-            scope.spawn(move || put(storage.as_ref(), &key, &content(number, bytes)).unwrap());
+            scope.spawn(move || put(storage.as_ref(), &key, &random::bytes(number, bytes)).unwrap());
         }
     });
 }
@@ -52,8 +41,8 @@ fn a_large_object_is_written_through_two_sessions_of_a_connection() {
         ..SshdOptions::default()
     });
     let (_proxy, storage) = far_from(&server, &[("connections", "1")]);
-    put(storage.as_ref(), "first", &content(0, MIB)).unwrap();
-    eventually("a second session is begun", || server.sessions() == 2);
+    put(storage.as_ref(), "first", &random::bytes(0, MIB)).unwrap();
+    wait_until("a second session is begun", || server.sessions() == 2);
     // Its greeting takes a round trip more.
     std::thread::sleep(20 * FAR);
     for (number, bytes) in [
@@ -63,13 +52,13 @@ fn a_large_object_is_written_through_two_sessions_of_a_connection() {
         (4, 8 * MIB - 1),
     ] {
         let before = server.written().len();
-        let (key, content) = (format!("large/{number}"), content(number, bytes));
+        let (key, content) = (format!("large/{number}"), random::bytes(number, bytes));
         put(storage.as_ref(), &key, &content).unwrap();
         assert!(
             storage.get(&key, 0, content.len() as u64 + 1).unwrap() == content,
             "{key}"
         );
-        eventually("both have closed the file", || {
+        wait_until("both have closed the file", || {
             server.written().len() == before + 2
         });
         let parts = server.written().split_off(before);
@@ -77,7 +66,7 @@ fn a_large_object_is_written_through_two_sessions_of_a_connection() {
         assert!(parts.iter().all(|&part| part > 0), "{parts:?}");
     }
     assert_eq!((server.logins(), server.sessions()), (1, 2));
-    eventually("nothing but the objects is left", || {
+    wait_until("nothing but the objects is left", || {
         names_below(&server.data()).len() == 5
     });
 }
@@ -86,12 +75,12 @@ fn a_large_object_is_written_through_two_sessions_of_a_connection() {
 fn what_is_cut_off_between_two_sessions_is_no_object() {
     let server = Sshd::start();
     let (proxy, storage) = far_from(&server, &[("connections", "1")]);
-    put(storage.as_ref(), "first", &content(0, MIB)).unwrap();
-    eventually("a second session is begun", || server.sessions() == 2);
+    put(storage.as_ref(), "first", &random::bytes(0, MIB)).unwrap();
+    wait_until("a second session is begun", || server.sessions() == 2);
     std::thread::sleep(20 * FAR);
     for round in 0..3 {
         proxy.drop_after((3 + 5 * round) << 20);
-        let bytes = content(1, 16 * MIB);
+        let bytes = random::bytes(1, 16 * MIB);
         let error = put(storage.as_ref(), "large", &bytes).unwrap_err();
         assert!(
             matches!(
@@ -115,7 +104,7 @@ fn a_server_that_allows_one_session_is_used_with_one() {
         ..SshdOptions::default()
     });
     let (_proxy, storage) = far_from(&server, &[("connections", "1")]);
-    let bytes = content(1, 12 * MIB);
+    let bytes = random::bytes(1, 12 * MIB);
     for key in ["a", "b", "c"] {
         put(storage.as_ref(), key, &bytes).unwrap();
         assert!(storage.get(key, 0, 12 << 20).unwrap() == bytes, "{key}");
@@ -131,7 +120,7 @@ fn a_server_whose_files_may_be_none_is_used_with_one_session() {
         ..SshdOptions::default()
     });
     let (_proxy, storage) = far_from(&server, &[("connections", "1")]);
-    let bytes = content(1, 12 * MIB);
+    let bytes = random::bytes(1, 12 * MIB);
     for key in ["a", "b", "c"] {
         put(storage.as_ref(), key, &bytes).unwrap();
         assert!(storage.get(key, 0, 12 << 20).unwrap() == bytes, "{key}");
@@ -144,10 +133,10 @@ fn a_server_that_is_far_gets_four_connections() {
     let server = Sshd::start();
     let (_proxy, storage) = far_from(&server, &[]);
     put_at_once(&storage, "first", 12, 8 * MIB);
-    eventually("four connections are open", || server.logins() == 4);
+    wait_until("four connections are open", || server.logins() == 4);
     put_at_once(&storage, "then", 12, 8 * MIB);
     assert_eq!(server.logins(), 4);
-    eventually("nothing but the objects is left", || {
+    wait_until("nothing but the objects is left", || {
         names_below(&server.data()).len() == 24
     });
 }

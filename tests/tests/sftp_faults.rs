@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 use plakar_core::storage::{Storage, StorageError, StorageErrorKind};
 use plakar_testkit::proxy::{Proxy, Way};
 use plakar_testkit::sshd::{Sshd, SshdOptions};
-use sftp_support::{content, names_below, open, put, refused, replace, with};
+use plakar_testkit::{names_below, random, wait_until};
+use sftp_support::{open, put, refused, replace, with};
 
 const MIB: usize = 1 << 20;
 
@@ -23,19 +24,6 @@ fn behind_a_proxy(more: &[(&str, &str)]) -> (Sshd, Proxy, Arc<dyn Storage>) {
     let settings = with(&server.settings_at(proxy.port()), more);
     let storage = open(&server.url_at(proxy.port(), &server.data()), &settings);
     (server, proxy, storage)
-}
-
-/// Waits for what comes a little later.
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "{what} does not come true"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn may_be_retried(kind: StorageErrorKind) -> bool {
@@ -58,7 +46,7 @@ fn patiently<T>(mut call: impl FnMut() -> Result<T, StorageError>) -> T {
 fn after_a_connection_broke_in_a_put_the_next_call_works() {
     let (server, proxy, storage) = behind_a_proxy(&[]);
     put(storage.as_ref(), "a/first", b"first").unwrap();
-    let bytes = content(1, 16 * MIB);
+    let bytes = random::bytes(1, 16 * MIB);
     proxy.drop_after(5 << 20);
     let error = put(storage.as_ref(), "a/second", &bytes).unwrap_err();
     assert!(may_be_retried(error.kind), "{error}");
@@ -73,7 +61,7 @@ fn after_a_connection_broke_in_a_put_the_next_call_works() {
     patiently(|| put(storage.as_ref(), "a/second", &bytes));
     assert_eq!(storage.get("a/second", 0, 16 << 20).unwrap(), bytes);
     // The next put has removed what the broken one left.
-    eventually("nothing is left over", || {
+    wait_until("nothing is left over", || {
         names_below(&server.data()) == ["a/first", "a/second"]
     });
 }
@@ -99,13 +87,13 @@ fn after_all_connections_broke_the_next_call_works() {
 #[test]
 fn puts_that_wait_for_a_full_window_end_with_their_connection() {
     let (server, proxy, storage) = behind_a_proxy(&[("connections", "1")]);
-    let bytes = Arc::new(content(8, 64 * MIB));
+    let bytes = Arc::new(random::bytes(8, 64 * MIB));
     let (ended, ends) = std::sync::mpsc::channel();
     for number in 0..4 {
         let (storage, bytes, ended) = (Arc::clone(&storage), Arc::clone(&bytes), ended.clone());
         std::thread::spawn(move || ended.send(put(storage.as_ref(), &format!("many/{number}"), &bytes)));
     }
-    eventually("the objects are being written", || {
+    wait_until("the objects are being written", || {
         names_below(&server.data())
             .iter()
             .any(|name| name.contains(".tmp-"))
@@ -130,7 +118,7 @@ fn a_server_killed_in_a_put_shows_no_part_of_the_object() {
     let settings = server.settings_at(proxy.port());
     let storage = open(&server.url_at(proxy.port(), &server.data()), &settings);
     put(storage.as_ref(), "kept", b"kept").unwrap();
-    let bytes = content(2, 64 * MIB);
+    let bytes = random::bytes(2, 64 * MIB);
     std::thread::scope(|scope| {
         let putting = scope.spawn(|| put(storage.as_ref(), "a/large", &bytes));
         let part_is_there = || {
@@ -138,7 +126,7 @@ fn a_server_killed_in_a_put_shows_no_part_of_the_object() {
                 .iter()
                 .any(|name| name.starts_with("a/.tmp-"))
         };
-        eventually("the object is being written", part_is_there);
+        wait_until("the object is being written", part_is_there);
         server.kill();
         let error = putting.join().unwrap().unwrap_err();
         assert!(may_be_retried(error.kind), "{error}");
@@ -193,11 +181,11 @@ fn a_server_that_takes_no_more_bytes_is_left_in_the_middle_of_a_put() {
         &[("connections", "1"), ("ssh_config", config.to_str().unwrap())],
     );
     let storage = open(&server.url(&server.data()), &settings);
-    let bytes = Arc::new(content(10, 64 * MIB));
+    let bytes = Arc::new(random::bytes(10, 64 * MIB));
     let (ended, ends) = std::sync::mpsc::channel();
     let (for_put, for_bytes) = (Arc::clone(&storage), Arc::clone(&bytes));
     std::thread::spawn(move || ended.send(put(for_put.as_ref(), "a/large", &for_bytes)));
-    eventually("the object is being written", || {
+    wait_until("the object is being written", || {
         names_below(&server.data())
             .iter()
             .any(|name| name.contains(".tmp-"))
@@ -245,7 +233,7 @@ fn hosts_that_are_not_there_are_told_apart() {
         "{message}"
     );
     proxy.drop_all();
-    eventually("the break is noticed", || {
+    wait_until("the break is noticed", || {
         storage.stat("x").is_err_and(|error| may_be_retried(error.kind))
     });
     proxy.way(Way::Open);
@@ -267,7 +255,7 @@ fn a_server_that_allows_one_login_is_used_with_one() {
         &server.url(&server.data()),
         &with(&server.settings(), &[("connections", "8")]),
     );
-    let bytes = content(3, MIB);
+    let bytes = random::bytes(3, MIB);
     std::thread::scope(|scope| {
         for number in 0..8 {
             let (storage, bytes) = (&storage, &bytes);
@@ -307,16 +295,16 @@ fn a_full_disk_is_told_and_leaves_nothing() {
     let small = Small::new("size=8m");
     let server = Sshd::start();
     let storage = open(&server.url(small.0.path()), &server.settings());
-    put(storage.as_ref(), "a/fits", &content(4, 4 * MIB)).unwrap();
-    let error = put(storage.as_ref(), "a/large", &content(5, 8 * MIB)).unwrap_err();
+    put(storage.as_ref(), "a/fits", &random::bytes(4, 4 * MIB)).unwrap();
+    let error = put(storage.as_ref(), "a/large", &random::bytes(5, 8 * MIB)).unwrap_err();
     assert!(
         error.kind == StorageErrorKind::NoSpace && error.message.contains("full"),
         "{error}"
     );
-    eventually("the part is removed", || {
+    wait_until("the part is removed", || {
         names_below(small.0.path()) == ["a/fits"]
     });
-    put(storage.as_ref(), "a/fits-too", &content(6, 2 * MIB)).unwrap();
+    put(storage.as_ref(), "a/fits-too", &random::bytes(6, 2 * MIB)).unwrap();
 }
 
 #[test]
@@ -324,7 +312,7 @@ fn a_disk_that_many_fill_at_once_is_full_for_each() {
     let small = Small::new("size=40m");
     let server = Sshd::start();
     let storage = open(&server.url(small.0.path()), &server.settings());
-    let bytes = content(9, 16 * MIB);
+    let bytes = random::bytes(9, 16 * MIB);
     for round in 0..5 {
         std::thread::scope(|scope| {
             for number in 0..8 {
@@ -482,7 +470,7 @@ fn what_killed_writers_left_goes_after_a_day_and_readers_remove_nothing() {
         std::thread::sleep(Duration::from_millis(100));
         assert!(server.path(old).exists());
         replace(storage.as_ref(), "a/object", b"x").unwrap();
-        eventually("the old one is removed", || !server.path(old).exists());
+        wait_until("the old one is removed", || !server.path(old).exists());
         assert!(server.path(young).exists() && server.path(foreign).exists());
         fs::write(server.path(old), b"cut").unwrap();
         age(&server.path(old), 25);

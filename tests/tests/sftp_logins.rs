@@ -9,12 +9,8 @@ use plakar_core::plugin::PluginError;
 use plakar_core::storage::StorageErrorKind;
 use plakar_testkit::proxy::Proxy;
 use plakar_testkit::sshd::{Agent, PASSWORD, PasswordMethod, Sshd, SshdOptions, generate_key, sign};
-use plakar_testkit::{Lab, Output};
+use plakar_testkit::{Lab, Output, text};
 use sftp_support::{built, open, put, refused, try_open, with};
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 #[test]
 fn keys_of_all_kinds_let_in() {

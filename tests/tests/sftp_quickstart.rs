@@ -8,8 +8,8 @@ use plakar_testkit::lab::PASSPHRASE;
 use plakar_testkit::proxy::Proxy;
 use plakar_testkit::sshd::Sshd;
 use plakar_testkit::tree::mixed;
-use plakar_testkit::{Image, Lab, assert_same};
-use sftp_support::{built, names_below};
+use plakar_testkit::{Image, Lab, assert_same, names_below};
+use sftp_support::built;
 
 #[test]
 fn a_tree_comes_back_from_a_server_as_it_was() {

@@ -4,15 +4,15 @@
 mod sftp_support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use plakar_testkit::lab::PASSPHRASE;
 use plakar_testkit::mount::Tmpfs;
 use plakar_testkit::proxy::{Proxy, Way};
 use plakar_testkit::sshd::{Sshd, SshdOptions};
-use plakar_testkit::{Image, Lab, Run, assert_same};
-use sftp_support::{built, content, names_below};
+use plakar_testkit::{Image, Lab, Output, Run, assert_same, names_below, text, wait_until};
+use sftp_support::built;
 
 const MIB: usize = 1 << 20;
 
@@ -26,7 +26,7 @@ fn lab_through(server: &Sshd, port: u16, place: &Path, more: &str) -> Lab {
         .map(|(name, value)| format!("{name} = {value:?}\n"))
         .collect();
     let location = server.url_at(port, place);
-    configure(&lab, &format!("location = {location:?}\n{settings}{more}"));
+    lab.configure_nas(&format!("location = {location:?}\n{settings}{more}"));
     lab
 }
 
@@ -34,42 +34,8 @@ fn lab_of(server: &Sshd, more: &str) -> Lab {
     lab_through(server, server.port(), &server.data().join("repository"), more)
 }
 
-fn configure(lab: &Lab, alias: &str) {
-    let folder = lab.path("config/plakar");
-    fs::create_dir_all(&folder).unwrap();
-    let text = format!("default = \"nas\"\n[repositories.nas]\n{alias}");
-    fs::write(folder.join("config.toml"), text).unwrap();
-}
-
 fn run(lab: &Lab, words: &[&str]) -> Run {
     lab.plain(words).env("PLAKAR_PASSPHRASE", PASSPHRASE)
-}
-
-/// A folder of so many files, each of a megabyte that does not compress.
-fn source(lab: &Lab, name: &str, seeds: std::ops::Range<u64>) -> PathBuf {
-    let folder = lab.path(name);
-    fs::create_dir_all(&folder).unwrap();
-    for seed in seeds {
-        fs::write(folder.join(format!("{seed}")), content(seed + 1, MIB)).unwrap();
-    }
-    folder
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// The failure is told on one line with these words, beside hints and what was tried again.
-#[track_caller]
-fn refuses(run: Run, code: i32, words: &str) -> String {
-    let output = run.code(code);
-    let lines = output
-        .stderr
-        .lines()
-        .filter(|line| !line.starts_with("hint:") && !line.starts_with(" WARN "));
-    let lines: Vec<_> = lines.collect();
-    assert!(lines.len() == 1 && lines[0].contains(words), "{}", output.stderr);
-    output.stderr
 }
 
 /// What was backed up comes back, and everything stored is whole.
@@ -87,29 +53,16 @@ fn a_backup_over_connections_that_break_again_and_again_is_whole() {
     let server = Sshd::start();
     let proxy = Proxy::to(server.port());
     let lab = lab_through(&server, proxy.port(), &server.data().join("repository"), "");
-    let source = source(&lab, "source", 0..160);
+    let source = lab.megabytes("source", 0..160);
     run(&lab, &["create"]).ok();
     let logins = server.logins();
     let child = run(&lab, &["-json", "backup", text(&source)]).spawn();
     for _ in 0..BREAKS {
         proxy.drop_after(20 * MIB as u64);
         let broken = proxy.dropped();
-        let begun = Instant::now();
-        while proxy.dropped() == broken {
-            assert!(
-                begun.elapsed() < Duration::from_mins(1),
-                "the backup stands still"
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("the backup moves bytes", || proxy.dropped() > broken);
     }
-    let output = child.wait_with_output().unwrap();
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        output.status.success(),
-        "{stdout}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    Output::of(child).expect(0, "the backup");
     assert!(server.logins() - logins > BREAKS as usize);
     let snapshots = run(&lab, &["ls"]).ok().stdout;
     assert_eq!(snapshots.lines().count(), 1, "{snapshots}");
@@ -122,33 +75,19 @@ fn a_backup_over_connections_that_break_again_and_again_is_whole() {
 fn a_server_killed_in_mid_backup_and_started_again_is_used_on() {
     let mut server = Sshd::start();
     let lab = lab_of(&server, "");
-    let source = source(&lab, "source", 0..120);
+    let source = lab.megabytes("source", 0..120);
     run(&lab, &["create"]).ok();
     let packs = server.data().join("repository/packs");
     let child = run(&lab, &["backup", "-quiet", text(&source)]).spawn();
-    let begun = Instant::now();
-    while !packs.exists() || names_below(&packs).is_empty() {
-        assert!(begun.elapsed() < Duration::from_mins(1), "no pack is written");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    wait_until("a pack is written", || {
+        packs.exists() && !names_below(&packs).is_empty()
+    });
     server.kill();
     std::thread::sleep(Duration::from_millis(500));
     let port = server.port();
     server.restart();
     assert_eq!(server.port(), port, "another program took the port");
-    let output = child.wait_with_output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let id = run(&lab, &["ls"])
-        .ok()
-        .stdout
-        .split(' ')
-        .nth(1)
-        .unwrap()
-        .to_owned();
+    let id = Output::of(child).expect(0, "the backup").snapshot();
     comes_back(&lab, &source, &id);
 }
 
@@ -167,24 +106,20 @@ fn who_is_not_let_in_or_not_known_is_told_so() {
              known_hosts_file = {known:?}\n"
         )
     };
-    configure(&lab, &with(&other.identity(), &known));
-    refuses(run(&lab, &["ls"]), 77, "127.0.0.1");
+    lab.configure_nas(&with(&other.identity(), &known));
+    run(&lab, &["ls"]).refuses(77, "127.0.0.1");
     // A key of the host that is not the one that was there before.
     let changed = lab.path("home/changed");
     let line = format!("[127.0.0.1]:{} {}\n", server.port(), other.host_key("ed25519"));
     fs::write(&changed, line).unwrap();
-    configure(&lab, &with(&server.identity(), &changed));
-    let told = refuses(run(&lab, &["ls"]), 77, &server.fingerprint("ed25519"));
-    assert!(told.contains("changed"), "{told}");
-    refuses(
-        run(&lab, &["-accept-new-host-key", "ls"]),
-        77,
-        &server.fingerprint("ed25519"),
-    );
+    lab.configure_nas(&with(&server.identity(), &changed));
+    let told = run(&lab, &["ls"]).refuses(77, &server.fingerprint("ed25519"));
+    assert!(told.stderr.contains("changed"), "{}", told.stderr);
+    run(&lab, &["-accept-new-host-key", "ls"]).refuses(77, &server.fingerprint("ed25519"));
     // An unknown key is added when that is asked for, and known from then on.
     let empty = lab.path("home/known");
-    configure(&lab, &with(&server.identity(), &empty));
-    refuses(run(&lab, &["ls"]), 77, "-accept-new-host-key");
+    lab.configure_nas(&with(&server.identity(), &empty));
+    run(&lab, &["ls"]).refuses(77, "-accept-new-host-key");
     run(&lab, &["-accept-new-host-key", "ls"]).ok();
     run(&lab, &["ls"]).ok();
     assert_eq!(fs::read_to_string(&empty).unwrap().lines().count(), 1);
@@ -198,15 +133,11 @@ fn who_is_not_let_in_or_not_known_is_told_so() {
 fn places_that_cannot_be_used_are_told_apart() {
     let server = Sshd::start();
     let lab = lab_of(&server, "connect_timeout_seconds = \"2\"\n");
-    refuses(run(&lab, &["ls"]), 66, "no repository");
+    run(&lab, &["ls"]).refuses(66, "no repository");
     run(&lab, &["create"]).ok();
-    refuses(run(&lab, &["create"]), 73, "repository");
-    refuses(
-        run(&lab, &["at", "sftp://host.invalid/x", "ls"]),
-        78,
-        "host.invalid",
-    );
-    refuses(run(&lab, &["at", "sftp://127.0.0.1:99999/x", "ls"]), 78, "99999");
+    run(&lab, &["create"]).refuses(73, "repository");
+    run(&lab, &["at", "sftp://host.invalid/x", "ls"]).refuses(78, "host.invalid");
+    run(&lab, &["at", "sftp://127.0.0.1:99999/x", "ls"]).refuses(78, "99999");
     let proxy = Proxy::to(server.port());
     proxy.way(Way::Closed);
     let away = lab_through(
@@ -217,8 +148,8 @@ fn places_that_cannot_be_used_are_told_apart() {
     );
     let begun = Instant::now();
     let address = format!("127.0.0.1:{}", proxy.port());
-    refuses(run(&away, &["ls"]), 69, &address);
-    refuses(run(&away, &["connector", "check", "@nas"]), 69, &address);
+    run(&away, &["ls"]).refuses(69, &address);
+    run(&away, &["connector", "check", "@nas"]).refuses(69, &address);
     assert!(
         begun.elapsed() < Duration::from_mins(1),
         "who says how long is not kept waiting"
@@ -246,10 +177,10 @@ fn a_full_or_read_only_place_needs_root_and_is_told_and_the_backup_after_works()
     let server = Sshd::start();
     let lab = lab_through(&server, server.port(), &small.path().join("repository"), "");
     run(&lab, &["create"]).ok();
-    let little = source(&lab, "little", 0..4);
+    let little = lab.megabytes("little", 0..4);
     let first = run(&lab, &["backup", "-quiet", text(&little)]).ok().snapshot();
-    let much = source(&lab, "much", 10..110);
-    refuses(run(&lab, &["backup", "-quiet", text(&much)]), 73, "full");
+    let much = lab.megabytes("much", 10..110);
+    run(&lab, &["backup", "-quiet", text(&much)]).refuses(73, "full");
     let left = names_below(small.path());
     assert!(!left.iter().any(|name| name.contains(".tmp-")), "{left:?}");
     comes_back(&lab, &little, &first);
@@ -257,7 +188,7 @@ fn a_full_or_read_only_place_needs_root_and_is_told_and_the_backup_after_works()
     let second = run(&lab, &["backup", "-quiet", text(&much)]).ok().snapshot();
     comes_back(&lab, &much, &second);
     small.read_only(true);
-    refuses(run(&lab, &["backup", "-quiet", text(&little)]), 77, "read-only");
+    run(&lab, &["backup", "-quiet", text(&little)]).refuses(77, "read-only");
     run(&lab, &["check", "-quiet"]).ok();
     small.read_only(false);
 }
@@ -269,7 +200,7 @@ fn a_server_without_optional_requests_keeps_a_repository() {
         ..SshdOptions::default()
     });
     let lab = lab_of(&server, "");
-    let source = source(&lab, "source", 0..20);
+    let source = lab.megabytes("source", 0..20);
     run(&lab, &["create"]).ok();
     let id = run(&lab, &["backup", "-quiet", text(&source)]).ok().snapshot();
     comes_back(&lab, &source, &id);

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use plakar_core::plugin::{HostOptions, PluginError, PluginStorage, Registry};
 use plakar_core::storage::{PutMode, PutOptions, Storage, StorageError};
@@ -65,25 +64,6 @@ pub fn keys(storage: &dyn Storage, prefix: &str, limit: usize) -> Vec<String> {
             return keys;
         }
     }
-}
-
-/// Waits until something is so; when that takes too long, the test has failed.
-#[track_caller]
-pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_mins(1), "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Bytes that no one can compress or mistake, different for each seed.
-pub fn content(seed: u64, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes());
-    hasher.finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 /// A failure's message, which must be one line without the secret.

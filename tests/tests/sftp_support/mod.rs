@@ -68,35 +68,3 @@ pub fn put(storage: &dyn Storage, key: &str, bytes: &[u8]) -> Result<(), Storage
 pub fn replace(storage: &dyn Storage, key: &str, bytes: &[u8]) -> Result<(), StorageError> {
     storage.put(key, Arc::new(bytes.to_vec()), options(bytes, PutMode::Replace))
 }
-
-/// Bytes without a pattern, different for each seed.
-pub fn content(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
-
-/// All names below a folder, those of temporary files too.
-pub fn names_below(folder: &Path) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(&next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                names.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
-            }
-        }
-    }
-    names.sort();
-    names
-}
