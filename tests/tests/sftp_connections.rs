@@ -72,6 +72,30 @@ fn a_large_object_is_written_through_two_sessions_of_a_connection() {
 }
 
 #[test]
+fn sessions_and_connections_that_come_while_large_objects_are_written_take_part() {
+    let server = Sshd::with(SshdOptions {
+        logs_files: true,
+        ..SshdOptions::default()
+    });
+    let (proxy, storage) = far_from(&server, &[("connections", "2")]);
+    // So far that all are there long before the end.
+    proxy.delay(4 * FAR);
+    put_at_once(&storage, "large", 2, 48 * MIB);
+    // Two sessions of the first connection for both, and of the connection that was opened for the second object one, for either.
+    wait_until("all have closed their files", || server.written().len() == 5);
+    let parts = server.written();
+    assert_eq!(parts.iter().sum::<u64>(), 96 << 20, "{parts:?}");
+    assert!(parts.iter().all(|&part| part > 0), "{parts:?}");
+    for number in 0..2 {
+        let content = random::bytes(number, 48 * MIB);
+        assert!(storage.get(&format!("large/{number}"), 0, 49 << 20).unwrap() == content);
+    }
+    wait_until("nothing but the objects is left", || {
+        names_below(&server.data()).len() == 2
+    });
+}
+
+#[test]
 fn what_is_cut_off_between_two_sessions_is_no_object() {
     let server = Sshd::start();
     let (proxy, storage) = far_from(&server, &[("connections", "1")]);

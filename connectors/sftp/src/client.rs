@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use plakar_plugin_api::{Error, ErrorKind, Host, Level, Result};
+use plakar_plugin_api::{Error, ErrorKind, Level, Result};
 use russh::Disconnect;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::connect::{Dialer, Link};
@@ -37,7 +38,9 @@ struct Connections {
     slots: Vec<Slot>,
     refused_at: Mutex<Option<Instant>>,
     /// Set while a second session is asked for, and for good when a connection did not get one: there are servers that end it for that.
-    single: Arc<AtomicBool>,
+    single: AtomicBool,
+    /// Tells who waits that there is one more session.
+    arrivals: Notify,
 }
 
 /// Room for one connection.
@@ -53,7 +56,7 @@ struct Slot {
 
 struct Connection {
     session: Session,
-    /// For large objects, once the first of them has come by; see [`Lease::second`].
+    /// For large objects, once the first of them has come by; see [`Client::second`].
     second: OnceLock<Session>,
     widened: AtomicBool,
     link: Link,
@@ -66,26 +69,33 @@ impl Connection {
             .is_some_and(|round_trip| round_trip < NEAR)
     }
 
+    /// Whether one object is better written by several sessions: not where answers come at once, and not where what is written may
+    /// not be seen by the others.
+    fn may_be_striped(&self) -> bool {
+        self.session.abilities.shows_files() && !self.is_near()
+    }
+
     /// Starts a second session, which nobody waits for. A server that does not want it is used with one.
-    fn widen(self: &Arc<Self>, single: &Arc<AtomicBool>, host: &Host) {
-        let wanted = self.session.abilities.shows_files() && !self.is_near();
-        if !wanted || self.widened.load(Ordering::Relaxed) || single.swap(true, Ordering::Relaxed) {
+    fn widen(self: &Arc<Self>, all: &Arc<Connections>) {
+        let wanted = self.may_be_striped();
+        if !wanted || self.widened.load(Ordering::Relaxed) || all.single.swap(true, Ordering::Relaxed) {
             return;
         }
         if self.widened.swap(true, Ordering::Relaxed) {
-            single.store(false, Ordering::Relaxed);
+            all.single.store(false, Ordering::Relaxed);
             return;
         }
-        let (connection, single, host) = (Arc::clone(self), Arc::clone(single), host.clone());
+        let (connection, all) = (Arc::clone(self), Arc::clone(all));
         tokio::spawn(async move {
             match tokio::time::timeout(STARTING, start(&connection.link)).await {
                 Ok(Ok(session)) => {
-                    single.store(false, Ordering::Relaxed);
+                    all.single.store(false, Ordering::Relaxed);
                     drop(connection.second.set(session));
+                    all.arrivals.notify_waiters();
                 }
                 Ok(Err(fault)) => {
                     let message = format!("goes on with one session a connection: {fault:?}");
-                    host.log(Level::Debug, "sftp", &message);
+                    all.dialer.host.log(Level::Debug, "sftp", &message);
                 }
                 Err(_elapsed) => {}
             }
@@ -120,9 +130,9 @@ impl Deref for Lease {
 }
 
 impl Lease {
-    /// Another session of the connection, when there is one: a server takes only so many bytes of each before it answers.
-    pub(crate) fn second(&self) -> Option<&Session> {
-        self.connection.second.get().filter(|session| !session.is_over())
+    /// Whether one object is better written by several sessions at once.
+    pub(crate) fn may_be_striped(&self) -> bool {
+        self.connection.may_be_striped()
     }
 }
 
@@ -170,7 +180,8 @@ impl Client {
             dialer,
             slots: (0..most).map(|_| Slot::default()).collect(),
             refused_at: Mutex::default(),
-            single: Arc::default(),
+            single: AtomicBool::default(),
+            arrivals: Notify::new(),
         }))
     }
 
@@ -208,9 +219,32 @@ impl Client {
     pub(crate) async fn lease_to_write(&self, bytes: usize) -> Result<Lease> {
         let lease = self.lease_for(bytes).await?;
         if bytes >= BULK_BYTES {
-            lease.connection.widen(&self.0.single, &self.0.dialer.host);
+            lease.connection.widen(&self.0);
         }
         Ok(lease)
+    }
+
+    /// Another session of the connection, as soon as there is one: a server takes only so many bytes of each before it answers. It may
+    /// never come.
+    pub(crate) async fn second<'l>(&self, lease: &'l Lease) -> &'l Session {
+        loop {
+            let arrival = self.0.arrivals.notified();
+            if let Some(session) = lease.connection.second.get().filter(|session| !session.is_over()) {
+                return session;
+            }
+            arrival.await;
+        }
+    }
+
+    /// A connection that nobody uses, as soon as there is one. It may never come.
+    pub(crate) async fn idle(&self) -> Lease {
+        loop {
+            let arrival = self.0.arrivals.notified();
+            if let Some(lease) = self.0.idle() {
+                return lease;
+            }
+            arrival.await;
+        }
     }
 
     /// Opens a connection that nobody waits for.
@@ -227,7 +261,10 @@ impl Client {
                 let _alone = slot.dialing.lock().await;
                 if slot.live().is_none() {
                     match connections.dial().await {
-                        Ok(connection) => *lock(&slot.connection) = Some(connection),
+                        Ok(connection) => {
+                            *lock(&slot.connection) = Some(connection);
+                            connections.arrivals.notify_waiters();
+                        }
                         Err(error) => connections.refused(&error),
                     }
                 }
@@ -264,6 +301,19 @@ impl Connections {
         Some(Lease {
             connection,
             _use: Use::of(slot),
+        })
+    }
+
+    fn idle(&self) -> Option<Lease> {
+        self.slots.iter().find_map(|slot| {
+            let connection = slot.live()?;
+            let free = slot
+                .active
+                .compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed);
+            free.is_ok().then(|| Lease {
+                connection,
+                _use: Use(Arc::clone(&slot.active)),
+            })
         })
     }
 

@@ -29,7 +29,16 @@ pub(crate) async fn put(
     let path = place.path(key);
     let mut temporary = Temporary::in_folder(place, &session, folder)?;
     let file = create(place, &session, folder, &temporary.path).await?;
-    let written = write(&session, &file, &temporary.path, bytes, options.durable, host).await;
+    let written = write(
+        place,
+        &session,
+        &file,
+        &temporary.path,
+        bytes,
+        options.durable,
+        host,
+    )
+    .await;
     let found = match written {
         Ok(found) => found,
         Err(fault) => {
@@ -98,6 +107,7 @@ async fn create<'s>(place: &Place, session: &'s Session, folder: &str, path: &st
 
 /// Writes all, syncs when asked to, and gives what the server then says of the file.
 async fn write(
+    place: &Place,
     lease: &Lease,
     file: &Opened<'_>,
     path: &str,
@@ -107,21 +117,33 @@ async fn write(
 ) -> std::result::Result<Attributes, Fault> {
     let moved = |moved| host.progress(moved);
     let writing = Writing::new(bytes, lease.write_bytes(), durable && lease.abilities.fsync);
-    let Some(second) = lease.second().filter(|_| bytes.len() >= STRIPED_BYTES) else {
-        return writing.write(lease, &file.handle, moved).await;
+    let alone = writing.write(lease, &file.handle, moved);
+    if bytes.len() < STRIPED_BYTES || !lease.may_be_striped() {
+        return alone.await;
+    }
+    // What sessions there are, or come while there is still something to write, take part.
+    let along = async |session: &Session| match session.open_too(path).await {
+        Ok(file) if !writing.is_all_taken() => writing.write(session, &file.handle, moved).await.map(Some),
+        _ => Ok(None),
     };
-    let striped = async {
-        let Ok(file) = second.open_too(path).await else {
-            return Ok(None);
-        };
-        if writing.is_all_taken() {
-            return Ok(None);
+    let second = async {
+        tokio::select! {
+            biased;
+            () = writing.all_taken() => Ok(None),
+            session = place.client.second(lease) => along(session).await,
         }
-        writing.write(second, &file.handle, moved).await.map(Some)
     };
-    let (found, found_too) = tokio::try_join!(writing.write(lease, &file.handle, moved), striped)?;
-    // Either may have looked before the other's last piece was there.
-    let size = found.size.max(found_too.and_then(|found| found.size));
+    let other = async {
+        tokio::select! {
+            biased;
+            () = writing.all_taken() => Ok(None),
+            lease = place.client.idle() => along(&lease).await,
+        }
+    };
+    let (found, second, other) = tokio::try_join!(alone, second, other)?;
+    // Each may have looked before the others' last pieces were there.
+    let size = [second, other].into_iter().flatten().map(|found| found.size);
+    let size = size.fold(found.size, Option::max);
     Ok(Attributes { size, ..found })
 }
 

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::sync::Notify;
+
 use crate::error::Fault;
 use crate::protocol::{Attributes, Reply, Request, status};
 use crate::remote::attributes;
@@ -17,6 +19,8 @@ pub(crate) struct Writing<'a> {
     piece: usize,
     /// Pieces that were taken by a session.
     taken: AtomicUsize,
+    /// Tells who waits that there is nothing left to take.
+    over: Notify,
     sync: bool,
 }
 
@@ -27,6 +31,7 @@ impl<'a> Writing<'a> {
             bytes,
             piece,
             taken: AtomicUsize::new(0),
+            over: Notify::new(),
             sync,
         }
     }
@@ -36,13 +41,24 @@ impl<'a> Writing<'a> {
             .taken
             .fetch_add(1, Ordering::Relaxed)
             .saturating_mul(self.piece);
-        let rest = self.bytes.get(start..).filter(|rest| !rest.is_empty())?;
+        let Some(rest) = self.bytes.get(start..).filter(|rest| !rest.is_empty()) else {
+            self.over.notify_waiters();
+            return None;
+        };
         Some((start as u64, rest.get(..self.piece).unwrap_or(rest)))
     }
 
     /// Whether there is nothing left to take.
     pub(crate) fn is_all_taken(&self) -> bool {
         self.taken.load(Ordering::Relaxed).saturating_mul(self.piece) >= self.bytes.len()
+    }
+
+    /// Returns when there is nothing left to take.
+    pub(crate) async fn all_taken(&self) {
+        let over = self.over.notified();
+        if !self.is_all_taken() {
+            over.await;
+        }
     }
 
     /// Writes what other sessions leave to this one. `moved` hears of every piece that the server has confirmed. Gives what the server
