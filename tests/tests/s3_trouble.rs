@@ -6,6 +6,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use plakar_core::storage::Storage as _;
 use plakar_testkit::http_message::{Message, refusal, reply};
 use plakar_testkit::http_proxy::{Fault, HttpProxy, Rule};
 use plakar_testkit::lab::PASSPHRASE;
@@ -13,7 +14,7 @@ use plakar_testkit::s3_fake::S3Fake;
 use plakar_testkit::s3_server::S3Server;
 use plakar_testkit::{Image, Lab, Output, Run, assert_same, names_below, text, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
-use s3_support::{keys, open, registry};
+use s3_support::{create, keys, open, registry};
 
 /// A lab that calls a place `nas`.
 fn lab(location: &str, more: &str) -> Lab {
@@ -216,6 +217,39 @@ fn a_server_whose_disk_is_full_is_told_soon_though_it_leaves_some_without_an_ans
     run(&["backup", text(&large)]).ok();
     run(&["check"]).ok();
     assert_eq!(run(&["ls"]).ok().stdout.lines().count(), 2);
+}
+
+#[test]
+fn what_others_keep_under_the_same_prefix_is_neither_used_nor_touched() {
+    let server = S3Server::start_plain();
+    let proxy = HttpProxy::before(server.endpoint());
+    let lab = lab(&server.location_at(&proxy.endpoint(), "p"), "tls = false\n");
+    let run = |words: &[&str]| run(&lab, &server, words);
+    run(&["create"]).ok();
+    // Beside the folders of the repository, and where the next place begins.
+    let others = open(&server.location(""), &server.settings());
+    let mut theirs: Vec<String> = (0..60).map(|number| format!("p/photos/{number}")).collect();
+    theirs.extend(["p/readme", "p/packs-of-mine/a", "p/zz", "p-2/config", "q"].map(String::from));
+    for key in &theirs {
+        create(&others, key, key.as_bytes()).unwrap();
+    }
+    let source = lab.megabytes("source", 0..40);
+    for fault in [
+        answer(503, "SlowDown", &[]),
+        Fault::CutBody(40),
+        Fault::ResetAfter,
+    ] {
+        proxy.add(Rule::new("GET", "list-type", fault).times(1));
+    }
+    let id = run(&["backup", "-quiet", text(&source)]).ok().snapshot();
+    assert_eq!(run(&["ls"]).ok().stdout.lines().count(), 1);
+    run(&["check", "-quiet"]).ok();
+    let target = lab.path("restored");
+    run(&["restore", "-quiet", "-to", text(&target), &id]).ok();
+    assert_same(&Image::of(&source), &Image::of(&target));
+    for key in &theirs {
+        assert_eq!(others.get(key, 0, 100).unwrap(), key.as_bytes());
+    }
 }
 
 #[test]

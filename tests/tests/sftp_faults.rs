@@ -170,32 +170,61 @@ fn a_frozen_server_is_waited_for_and_a_silent_one_is_not() {
     );
 }
 
-#[test]
-fn a_server_that_takes_no_more_bytes_is_left_in_the_middle_of_a_put() {
+/// A server that is asked every second whether it is there, and a handle to it over one connection. No proxy: it would take bytes in
+/// place of the server.
+fn asked_every_second() -> (Sshd, Arc<dyn Storage>) {
     let server = Sshd::start();
     let config = server.path("ssh_config");
     fs::write(&config, "ServerAliveInterval 1\n").unwrap();
-    // No proxy: it would take the bytes in place of the server.
     let settings = with(
         &server.settings(),
         &[("connections", "1"), ("ssh_config", config.to_str().unwrap())],
     );
     let storage = open(&server.url(&server.data()), &settings);
-    let bytes = Arc::new(random::bytes(10, 64 * MIB));
+    (server, storage)
+}
+
+/// A call that is under way, and what it ends with, which must be soon and worth another try.
+fn begun<T: Send + 'static>(
+    storage: &Arc<dyn Storage>,
+    call: impl FnOnce(&dyn Storage) -> Result<T, StorageError> + Send + 'static,
+) -> impl FnOnce() {
     let (ended, ends) = std::sync::mpsc::channel();
-    let (for_put, for_bytes) = (Arc::clone(&storage), Arc::clone(&bytes));
-    std::thread::spawn(move || ended.send(put(for_put.as_ref(), "a/large", &for_bytes)));
+    let storage = Arc::clone(storage);
+    std::thread::spawn(move || ended.send(call(storage.as_ref()).err()));
+    move || {
+        let error = ends.recv_timeout(Duration::from_secs(20)).expect("the call ends");
+        let error = error.expect("the call fails");
+        assert!(may_be_retried(error.kind), "{error}");
+    }
+}
+
+#[test]
+fn a_server_that_takes_no_more_bytes_is_left_in_the_middle_of_a_put() {
+    let (server, storage) = asked_every_second();
+    let bytes = random::bytes(10, 64 * MIB);
+    let fails_soon = begun(&storage, move |storage| put(storage, "a/large", &bytes));
     wait_until("the object is being written", || {
         names_below(&server.data())
             .iter()
             .any(|name| name.contains(".tmp-"))
     });
     server.freeze();
-    let put = ends.recv_timeout(Duration::from_secs(20));
-    let error = put.expect("the put ends").unwrap_err();
-    assert!(may_be_retried(error.kind), "{error}");
+    fails_soon();
     server.thaw();
     assert_eq!(storage.list("", "", 10).unwrap().objects.len(), 0);
+}
+
+#[test]
+fn a_server_that_answers_no_more_is_left_in_the_middle_of_a_read() {
+    let (server, storage) = asked_every_second();
+    let bytes = random::bytes(11, 8 * MIB);
+    put(storage.as_ref(), "large", &bytes).unwrap();
+    server.freeze();
+    let fails_soon = begun(&storage, |storage| storage.get("large", 0, 8 << 20));
+    fails_soon();
+    server.thaw();
+    assert!(storage.get("large", 0, 8 << 20).unwrap() == bytes);
 }
 
 #[test]
