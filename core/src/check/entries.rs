@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crossbeam_channel::Sender;
+
 use crate::format::snapshot::Snapshot;
 use crate::format::tree::{Content, Entry, MAX_DIRECTORY_DEPTH, Xattrs};
 use crate::id::{BlobId, PackId};
 use crate::progress::{Item, ItemState, Job, Problem};
 use crate::read_error::ReadError;
-use crate::repository::{BlobReader, EntryCursor, Repository, split_path};
+use crate::repository::{BlobReader, EntryCursor, Fetch, Repository, split_path};
 
 use super::CheckError;
 use super::packs::Verification;
@@ -69,16 +71,18 @@ pub(super) fn absolute(snapshot: &Snapshot, path: &[u8]) -> Vec<u8> {
 }
 
 impl<'a> EntryCheck<'a> {
+    /// With `once`, directories that were found whole are not walked again. `fetches` goes to threads that read ahead.
     pub(super) fn new(
         repository: &'a Repository,
         job: Job<'a>,
         verification: &'a Verification<'a>,
         once: bool,
+        fetches: Option<&Sender<Fetch>>,
     ) -> Self {
         Self {
             repository,
             job,
-            reader: BlobReader::new(repository, CACHE_BYTES),
+            reader: BlobReader::with_read_ahead(repository, CACHE_BYTES, fetches),
             chunks: BlobReader::new(repository, CACHE_BYTES),
             verdicts: Verdicts {
                 verification,
@@ -90,6 +94,11 @@ impl<'a> EntryCheck<'a> {
             seen: 0,
             damaged: 0,
         }
+    }
+
+    /// Tells which snapshots will be checked, in order: what is new in each mostly lies together with its root.
+    pub(super) fn expect<'s>(&mut self, snapshots: impl Iterator<Item = &'s Snapshot>) {
+        self.reader.expect(snapshots.map(|snapshot| &snapshot.tree));
     }
 
     pub(super) fn seen(&self) -> u64 {
@@ -117,7 +126,7 @@ impl<'a> EntryCheck<'a> {
                 self.damage(&path, error)?;
             }
         }
-        match self.repository.entry_at(snapshot, &path) {
+        match self.repository.entry_at_by(&mut self.reader, snapshot, &path) {
             Ok(Some(entry)) => self.walk(&entry, path.clone())?,
             // What was asked for could not be saved: the snapshot says so in its problems.
             Ok(None) if whole => {}

@@ -10,16 +10,21 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+use crossbeam_channel::{Sender, unbounded};
+
 use crate::format::snapshot::Snapshot;
 use crate::id::{PackId, SnapshotId};
 use crate::index::verify_segment;
 use crate::progress::{Job, Phase};
 use crate::read_error::ReadError;
-use crate::repository::Repository;
-use crate::storage::list_all;
+use crate::repository::{Fetch, Repository, fan_out, serve};
+use crate::storage::{ObjectInfo, list_all};
 
 use entries::EntryCheck;
 use packs::{PackPlan, Verification};
+
+/// Objects up to this size are read many at a time from a storage that is far away.
+const SMALL_BYTES: u64 = 1 << 20;
 
 /// How much of the data to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,8 +193,9 @@ pub fn check(
     report.unindexed_packs = if whole { plan.unindexed() } else { 0 };
     job.counters.bytes_expected.store(plan.bytes(), Ordering::Relaxed);
     let verification = Verification::new(repository, &plan, workers, &findings, job);
-    ((), report.bytes) = verification.run(|verification| {
-        let mut entries = EntryCheck::new(repository, job, verification, whole);
+    let mut walk = |verification: &Verification<'_>, fetches: Option<&Sender<Fetch>>| {
+        let mut entries = EntryCheck::new(repository, job, verification, whole, fetches);
+        entries.expect(targets.iter().map(|target| &target.0));
         for (snapshot, path) in &targets {
             let before = entries.damaged();
             let root = entries.snapshot(snapshot, path.as_deref())?;
@@ -200,7 +206,11 @@ pub fn check(
         report.entries = entries.seen();
         report.damaged_entries = entries.damaged();
         Ok(())
+    };
+    let ((), bytes) = with_fetching_threads(repository, |fetches| {
+        verification.run(|verification| walk(verification, fetches))
     })?;
+    report.bytes = bytes;
     report.damage = findings
         .damage
         .into_inner()
@@ -208,6 +218,24 @@ pub fn check(
     report.damage.sort_by(|a, b| a.what.cmp(&b.what));
     report.damage.dedup();
     Ok(report)
+}
+
+/// Runs something beside threads that read ahead, if the storage is far away.
+fn with_fetching_threads<T>(repository: &Repository, work: impl FnOnce(Option<&Sender<Fetch>>) -> T) -> T {
+    if !repository.reads_ahead() {
+        return work(None);
+    }
+    let (fetch_in, fetch_out) = unbounded();
+    std::thread::scope(|scope| {
+        for _ in 0..repository.threads_for_small_reads() {
+            let fetch_out = fetch_out.clone();
+            scope.spawn(move || serve(repository.storage().as_ref(), &fetch_out));
+        }
+        let result = work(Some(&fetch_in));
+        // The last sender: without it the threads end.
+        drop(fetch_in);
+        result
+    })
 }
 
 /// A snapshot, or what is at a path in it.
@@ -221,25 +249,42 @@ fn whole_repository(repository: &Repository, findings: &Findings) -> Result<Vec<
     }
     let mut segments = Vec::new();
     list_all(storage, "index/", |object| segments.push(object)).map_err(ReadError::Storage)?;
-    for object in segments {
-        match verify_segment(storage, repository.keys(), repository.config().mode(), &object) {
+    let (small, large): (Vec<ObjectInfo>, Vec<ObjectInfo>) = segments
+        .into_iter()
+        .partition(|object| object.size_bytes <= SMALL_BYTES);
+    let verify =
+        |object: &ObjectInfo| verify_segment(storage, repository.keys(), repository.config().mode(), object);
+    let verified = fan_out(&small, repository.threads_for_small_reads(), verify);
+    let verified = small.iter().zip(verified);
+    for (object, verified) in verified.chain(large.iter().map(|object| (object, verify(object)))) {
+        match verified {
             Err(error) if error.is_damage() => findings.add_error(&object.key, error),
             result => result?,
         }
     }
     let mut snapshots: HashMap<SnapshotId, Snapshot> = HashMap::new();
     let mut commits = Vec::new();
-    list_all(storage, "snapshots/", |object| commits.push(object.key)).map_err(ReadError::Storage)?;
-    for key in commits {
-        let Some((id, _)) = crate::repository::snapshot_of_key(&key) else {
-            findings.add(key, "it is not the name of a snapshot");
-            continue;
-        };
-        match repository.read_header(&key, id) {
+    list_all(storage, "snapshots/", |object| {
+        let id = crate::repository::snapshot_of_key(&object.key).map(|(id, _)| id);
+        commits.push((object.key, id));
+    })
+    .map_err(ReadError::Storage)?;
+    commits.retain(|(key, id)| {
+        if id.is_none() {
+            findings.add(key.as_str(), "it is not the name of a snapshot");
+        }
+        id.is_some()
+    });
+    let read = fan_out(&commits, repository.threads_for_small_reads(), |(key, id)| {
+        id.map(|id| (id, repository.read_header(key, id)))
+    });
+    for ((key, _), read) in commits.iter().zip(read) {
+        let Some((id, read)) = read else { continue };
+        match read {
             Ok(snapshot) => {
                 snapshots.insert(id, snapshot);
             }
-            Err(error) if error.is_damage() => findings.add_error(&key, error),
+            Err(error) if error.is_damage() => findings.add_error(key, error),
             Err(error) => return Err(error.into()),
         }
     }

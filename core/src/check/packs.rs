@@ -41,6 +41,10 @@ struct PlannedPack {
 }
 
 impl PlannedPack {
+    fn is_small(&self) -> bool {
+        self.bytes() <= super::SMALL_BYTES
+    }
+
     fn bytes(&self) -> u64 {
         self.frames.as_ref().map_or(self.size_bytes, |frames| {
             frames.iter().map(|frame| u64::from(frame.1)).sum()
@@ -192,7 +196,9 @@ pub(super) struct Verification<'a> {
     plan: &'a PackPlan,
     findings: &'a Findings,
     job: Job<'a>,
-    threads: usize,
+    workers: usize,
+    /// Threads beside them that take small packs only, so that little memory is needed: each waits for a storage that is far away.
+    helpers: usize,
     positions: HashMap<PackId, usize>,
     progress: Mutex<Progress>,
     changed: Condvar,
@@ -202,6 +208,8 @@ pub(super) struct Verification<'a> {
 struct Progress {
     /// Every planned pack before it was taken.
     next: usize,
+    /// Every small one before it was taken.
+    next_small: usize,
     taken: Vec<bool>,
     settled: Vec<bool>,
     /// Taken before any other: somebody waits for it.
@@ -247,21 +255,28 @@ impl<'a> Verification<'a> {
             workers
         };
         let count = plan.packs.len();
-        let threads = workers.min(count);
+        let workers = workers.min(count);
+        let small = plan.packs.iter().filter(|pack| pack.is_small()).count();
+        let helpers = repository
+            .threads_for_small_reads()
+            .saturating_sub(workers)
+            .min(small);
         let positions = plan.packs.iter().enumerate();
         Self {
             repository,
             plan,
             findings,
             job,
-            threads,
+            workers,
+            helpers,
             positions: positions.map(|(position, pack)| (pack.id, position)).collect(),
             progress: Mutex::new(Progress {
                 next: 0,
+                next_small: 0,
                 taken: vec![false; count],
                 settled: vec![false; count],
                 urgent: None,
-                working: threads,
+                working: workers + helpers,
                 stopped: false,
                 bytes: 0,
                 failure: None,
@@ -277,10 +292,11 @@ impl<'a> Verification<'a> {
         meanwhile: impl FnOnce(&Self) -> Result<T, CheckError>,
     ) -> Result<(T, u64), CheckError> {
         let outcome = std::thread::scope(|scope| {
-            for _ in 0..self.threads {
-                scope.spawn(|| {
-                    let _working = Working(&self);
-                    self.work();
+            for number in 0..self.workers + self.helpers {
+                let verification = &self;
+                scope.spawn(move || {
+                    let _working = Working(verification);
+                    verification.work(number >= verification.workers);
                 });
             }
             let outcome = meanwhile(&self);
@@ -323,27 +339,43 @@ impl<'a> Verification<'a> {
         self.findings.is_suspect(pack)
     }
 
-    fn take(&self) -> Option<(usize, &PlannedPack)> {
+    fn take(&self, only_small: bool) -> Option<(usize, &PlannedPack)> {
         let mut progress = self.progress();
         if progress.failure.is_some() || progress.stopped || self.job.cancel.is_cancelled() {
             return None;
         }
-        let urgent = progress.urgent.take();
-        let is_free = |position: &usize| progress.taken.get(*position) == Some(&false);
-        let position = urgent
-            .filter(is_free)
-            .or_else(|| (progress.next..self.plan.packs.len()).find(is_free))?;
-        if Some(position) != urgent {
-            progress.next = position + 1;
+        let fits = |position: &usize| {
+            let pack = self.plan.packs.get(*position);
+            progress.taken.get(*position) == Some(&false)
+                && pack.is_some_and(|pack| !only_small || pack.is_small())
+        };
+        let urgent = progress.urgent.filter(fits);
+        let from = if only_small {
+            progress.next_small
+        } else {
+            progress.next
+        };
+        let position = urgent.or_else(|| (from..self.plan.packs.len()).find(fits));
+        if urgent.is_some() || !only_small {
+            progress.urgent = None;
+        }
+        let position = position?;
+        if urgent.is_none() {
+            let next = if only_small {
+                &mut progress.next_small
+            } else {
+                &mut progress.next
+            };
+            *next = position + 1;
         }
         *progress.taken.get_mut(position)? = true;
         Some((position, self.plan.packs.get(position)?))
     }
 
-    fn work(&self) {
+    fn work(&self, only_small: bool) {
         let mut decoder = FrameDecoder::new(self.repository);
         let mut buffers = Buffers::default();
-        while let Some((position, pack)) = self.take() {
+        while let Some((position, pack)) = self.take(only_small) {
             let verified = verify_pack(self.repository, pack, &mut decoder, &mut buffers, self.findings);
             let mut progress = self.progress();
             match verified {

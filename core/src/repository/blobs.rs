@@ -202,10 +202,10 @@ impl<'a> BlobReader<'a> {
             Ok(raw)
         };
         let (offset, length) = (u64::from(place.frame_offset), u64::from(place.frame_length));
-        if place.pack.kind == ObjectKind::TreePack {
+        let ahead = self.ahead.as_mut().and_then(|ahead| ahead.take(place));
+        if ahead.is_none() && place.pack.kind == ObjectKind::TreePack {
             return repository.read_metadata(&key, offset, length, &mut open);
         }
-        let ahead = self.ahead.as_mut().and_then(|ahead| ahead.take(place));
         let sealed = ahead.unwrap_or_else(|| repository.storage().get(&key, offset, length));
         open(sealed.map_err(|error| ReadError::required(&key, error))?)
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Applies `work` to all items with up to `threads` threads, and returns the results in the order of the items.
-pub(super) fn fan_out<T: Sync, R: Send>(
+pub(crate) fn fan_out<T: Sync, R: Send>(
     items: &[T],
     threads: usize,
     work: impl Fn(&T) -> R + Sync,

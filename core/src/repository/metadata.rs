@@ -31,6 +31,15 @@ impl Repository {
         }
     }
 
+    /// How many small reads are worth doing at a time: each waits for the storage.
+    pub(crate) fn threads_for_small_reads(&self) -> usize {
+        if self.reads_ahead() {
+            self.storage().capabilities().concurrency as usize
+        } else {
+            1
+        }
+    }
+
     /// Whether reads are to be made ahead and in parallel.
     pub(crate) fn reads_ahead(&self) -> bool {
         self.inner.far

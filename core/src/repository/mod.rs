@@ -28,7 +28,7 @@ pub use crate::format::snapshot::{Snapshot, Summary};
 pub use crate::format::tree::{Entry, EntryKind};
 pub use blobs::{Blob, BlobReader, FrameDecoder};
 pub use create::{CreateError, CreateOptions};
-pub(crate) use fan_out::both;
+pub(crate) use fan_out::{both, fan_out};
 pub use open::{Found, OpenError};
 pub(crate) use packs::open_contents;
 pub use packs::{OpenedPack, pack_id_of, pack_key, read_pack_contents};

@@ -60,12 +60,9 @@ impl Repository {
         let mut snapshots = Vec::new();
         let mut unreadable = Vec::new();
         let commits: Vec<_> = self.commits("snapshots/")?.into_iter().collect();
-        let threads = if self.reads_ahead() {
-            self.storage().capabilities().concurrency as usize
-        } else {
-            1
-        };
-        let read = fan_out(&commits, threads, |(id, keys)| self.read_any(*id, keys));
+        let read = fan_out(&commits, self.threads_for_small_reads(), |(id, keys)| {
+            self.read_any(*id, keys)
+        });
         for ((id, _), snapshot) in commits.into_iter().zip(read) {
             match snapshot {
                 Ok(snapshot) => snapshots.push(snapshot),

@@ -307,6 +307,16 @@ impl Repository {
     /// The entry at an absolute path, or `None`.
     pub fn entry_at(&self, snapshot: &Snapshot, path: &[u8]) -> Result<Option<Entry>, ReadError> {
         let mut reader = BlobReader::new(self, WALK_CACHE_BYTES);
+        self.entry_at_by(&mut reader, snapshot, path)
+    }
+
+    /// The same, with a reader that may have been told what is needed.
+    pub(crate) fn entry_at_by(
+        &self,
+        reader: &mut BlobReader<'_>,
+        snapshot: &Snapshot,
+        path: &[u8],
+    ) -> Result<Option<Entry>, ReadError> {
         let mut entry = self.root(snapshot);
         for name in split_path(path) {
             let Some(node) = entry.node else { return Ok(None) };
