@@ -14,7 +14,7 @@ const SNAPSHOTS: usize = 12;
 /// More than the large packs that are read at once.
 const AT_ONCE: usize = 6;
 
-/// Answers the first read of each kind only when some more of the kind have begun.
+/// Answers the first reads of each kind only when all of them have begun.
 #[derive(Debug, Default)]
 struct Gathering {
     inner: MemoryStorage,
@@ -22,7 +22,7 @@ struct Gathering {
     /// How many reads of each kind have begun.
     begun: Mutex<BTreeMap<&'static str, usize>>,
     another: Condvar,
-    /// Kinds of which one waited in vain.
+    /// Kinds of which reads waited in vain, once for each.
     alone: Mutex<Vec<&'static str>>,
 }
 
@@ -35,7 +35,7 @@ impl Gathering {
         let number = begun.entry(kind).or_default();
         *number += 1;
         self.another.notify_all();
-        if *number > 1 {
+        if *number > AT_ONCE {
             return;
         }
         // Only who asks for one after the other waits this long.
