@@ -21,6 +21,7 @@ pub mod terminal;
 pub mod tls_front;
 pub mod tree;
 pub mod wait;
+pub mod watched;
 
 pub use image::{Image, assert_same};
 pub use lab::{Lab, Output, Run};

@@ -1,99 +1,58 @@
 //! Checking a repository that is far away: many small objects are asked for at the same time, and found whole or damaged as they are.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use plakar_core::environment::Environment;
 use plakar_core::repository::{OpenOptions, Repository};
+use plakar_core::storage::Storage;
 use plakar_core::storage::memory::MemoryStorage;
-use plakar_core::storage::{Capabilities, ListPage, ObjectInfo, PutOptions, Space, Storage, StorageError};
 use plakar_testkit::engine::{back_up, check_all, create, objects_of, put};
+use plakar_testkit::watched::{Call, Meeting, WatchedStorage};
 
 const SNAPSHOTS: usize = 12;
 /// More than the large packs that are read at once.
 const AT_ONCE: usize = 6;
 
-/// Answers the first reads of each kind only when all of them have begun.
+/// What a check reads many of.
+const KINDS: [&str; 4] = [
+    "a segment of the index",
+    "the header of a snapshot",
+    "a pack",
+    "a frame with tree nodes",
+];
+
+/// The first reads of each kind are answered only when all of them have begun, once that is wanted.
 #[derive(Debug, Default)]
 struct Gathering {
-    inner: MemoryStorage,
+    meeting: Meeting,
     strict: Mutex<bool>,
-    /// How many reads of each kind have begun.
-    begun: Mutex<BTreeMap<&'static str, usize>>,
-    another: Condvar,
-    /// Kinds of which reads waited in vain, once for each.
-    alone: Mutex<Vec<&'static str>>,
 }
 
 impl Gathering {
-    fn ask(&self, kind: &'static str) {
-        if !*self.strict.lock().unwrap() {
-            return;
+    fn hear(&self, call: Call<'_>) {
+        let Call::Get(key, offset) = call else { return };
+        let kind = match key.split('/').next() {
+            Some("index") => KINDS[0],
+            Some("snapshots") => KINDS[1],
+            Some("packs") if offset == 0 => KINDS[2],
+            Some("packs") => KINDS[3],
+            _ => return,
+        };
+        if *self.strict.lock().unwrap() {
+            let is_met =
+                |number, begun: &std::collections::BTreeMap<_, _>| number > AT_ONCE || begun[kind] >= AT_ONCE;
+            self.meeting.join(kind, is_met);
         }
-        let mut begun = self.begun.lock().unwrap();
-        let number = begun.entry(kind).or_default();
-        *number += 1;
-        self.another.notify_all();
-        if *number > AT_ONCE {
-            return;
-        }
-        // Only who asks for one after the other waits this long.
-        let patience = Duration::from_secs(20);
-        let waited = self
-            .another
-            .wait_timeout_while(begun, patience, |begun| begun[kind] < AT_ONCE);
-        if waited.unwrap().1.timed_out() {
-            self.alone.lock().unwrap().push(kind);
-        }
-    }
-}
-
-impl Storage for Gathering {
-    fn location(&self) -> &str {
-        self.inner.location()
-    }
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            concurrency: 16,
-            ..self.inner.capabilities()
-        }
-    }
-    fn init(&self) -> Result<(), StorageError> {
-        self.inner.init()
-    }
-    fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<ListPage, StorageError> {
-        self.inner.list(prefix, start_after, limit)
-    }
-    fn stat(&self, key: &str) -> Result<ObjectInfo, StorageError> {
-        self.inner.stat(key)
-    }
-    fn get(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>, StorageError> {
-        match key.split('/').next() {
-            Some("index") => self.ask("a segment of the index"),
-            Some("snapshots") => self.ask("the header of a snapshot"),
-            Some("packs") if offset == 0 => self.ask("a pack"),
-            Some("packs") => self.ask("a frame with tree nodes"),
-            _ => {}
-        }
-        self.inner.get(key, offset, length)
-    }
-    fn put(&self, key: &str, bytes: Arc<Vec<u8>>, options: PutOptions) -> Result<(), StorageError> {
-        self.inner.put(key, bytes, options)
-    }
-    fn delete(&self, key: &str) -> Result<(), StorageError> {
-        self.inner.delete(key)
-    }
-    fn space(&self) -> Result<Option<Space>, StorageError> {
-        self.inner.space()
     }
 }
 
 /// A repository of some snapshots, opened as one that is far away.
-fn far_repository() -> (Arc<Gathering>, Repository) {
+fn far_repository() -> (Arc<Gathering>, Arc<dyn Storage>, Repository) {
     let source = tempfile::tempdir().unwrap();
-    let storage = Arc::new(Gathering::default());
-    let shared: Arc<dyn Storage> = Arc::<Gathering>::clone(&storage);
+    let gathering = Arc::new(Gathering::default());
+    let reads = Arc::clone(&gathering);
+    let shared: Arc<dyn Storage> =
+        WatchedStorage::new(MemoryStorage::default(), 16, move |call| reads.hear(call));
     let repository = create(Arc::clone(&shared), None);
     for number in 0..SNAPSHOTS {
         std::fs::write(
@@ -107,32 +66,25 @@ fn far_repository() -> (Arc<Gathering>, Repository) {
         far: true,
         ..OpenOptions::default()
     };
-    let repository = Repository::open(shared, None, options, Environment::system()).unwrap();
-    (storage, repository)
+    let repository = Repository::open(Arc::clone(&shared), None, options, Environment::system()).unwrap();
+    (gathering, shared, repository)
 }
 
 #[test]
 fn small_objects_are_asked_for_at_the_same_time() {
-    let (storage, repository) = far_repository();
-    *storage.strict.lock().unwrap() = true;
+    let (gathering, _storage, repository) = far_repository();
+    *gathering.strict.lock().unwrap() = true;
     let report = check_all(&repository).unwrap();
     assert!(!report.is_damaged(), "{report:?}");
     assert_eq!(report.results.len(), SNAPSHOTS);
-    assert_eq!(*storage.alone.lock().unwrap(), Vec::<&str>::new());
-    let begun = storage.begun.lock().unwrap().clone();
-    for kind in [
-        "a segment of the index",
-        "the header of a snapshot",
-        "a pack",
-        "a frame with tree nodes",
-    ] {
-        assert!(begun[kind] >= SNAPSHOTS, "{kind}: {begun:?}");
-    }
+    assert_eq!(gathering.meeting.alone(), Vec::<String>::new());
+    let begun = gathering.meeting.begun();
+    assert!(KINDS.iter().all(|&kind| begun[kind] >= SNAPSHOTS), "{begun:?}");
 }
 
 #[test]
 fn every_damaged_object_among_many_small_ones_is_named_and_no_other() {
-    let (storage, repository) = far_repository();
+    let (_gathering, storage, repository) = far_repository();
     for (key, bytes) in objects_of(storage.as_ref()) {
         if !["index/", "snapshots/", "packs/"]
             .iter()

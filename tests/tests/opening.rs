@@ -1,16 +1,15 @@
 //! Opening a repository that is far away: what does not need each other is asked for at the same time, and what was asked for early is
 //! asked for again when it has changed.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use plakar_core::backup::{BackupOptions, Source, backup};
 use plakar_core::environment::Environment;
 use plakar_core::repository::{OpenError, OpenOptions, Repository};
+use plakar_core::storage::Storage;
 use plakar_core::storage::memory::MemoryStorage;
-use plakar_core::storage::{Capabilities, ListPage, ObjectInfo, PutOptions, Space, Storage, StorageError};
 use plakar_testkit::engine::{create, open, passphrase, silently};
+use plakar_testkit::watched::{Call, Meeting, WatchedStorage};
 
 /// What is answered only once the other has been asked for as well.
 const TOGETHER: [(&str, &str); 3] = [
@@ -18,74 +17,6 @@ const TOGETHER: [(&str, &str); 3] = [
     ("index/", "keys/*"),
     ("packs/", "snapshots/"),
 ];
-
-/// Answers some requests only when another one has begun, and notes all.
-#[derive(Debug, Default)]
-struct Together {
-    inner: MemoryStorage,
-    /// Whether requests wait for each other.
-    strict: Mutex<bool>,
-    begun: Mutex<BTreeSet<String>>,
-    another: Condvar,
-    /// Requests that waited for another one in vain.
-    alone: Mutex<Vec<String>>,
-    asked: Mutex<Vec<String>>,
-}
-
-impl Together {
-    fn ask(&self, what: &str) {
-        self.asked.lock().unwrap().push(what.to_owned());
-        let mut begun = self.begun.lock().unwrap();
-        begun.insert(what.to_owned());
-        self.another.notify_all();
-        let Some((_, other)) = TOGETHER.iter().find(|(one, _)| *one == what) else {
-            return;
-        };
-        if !*self.strict.lock().unwrap() {
-            return;
-        }
-        // Only who asks for one after the other waits this long.
-        let patience = Duration::from_secs(20);
-        let waited = self
-            .another
-            .wait_timeout_while(begun, patience, |begun| !begun.contains(*other));
-        if waited.unwrap().1.timed_out() {
-            self.alone.lock().unwrap().push(what.to_owned());
-        }
-    }
-}
-
-impl Storage for Together {
-    fn location(&self) -> &str {
-        self.inner.location()
-    }
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-    fn init(&self) -> Result<(), StorageError> {
-        self.inner.init()
-    }
-    fn list(&self, prefix: &str, start_after: &str, limit: usize) -> Result<ListPage, StorageError> {
-        self.ask(prefix);
-        self.inner.list(prefix, start_after, limit)
-    }
-    fn stat(&self, key: &str) -> Result<ObjectInfo, StorageError> {
-        self.inner.stat(key)
-    }
-    fn get(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>, StorageError> {
-        self.ask(if key.starts_with("keys/") { "keys/*" } else { key });
-        self.inner.get(key, offset, length)
-    }
-    fn put(&self, key: &str, bytes: Arc<Vec<u8>>, options: PutOptions) -> Result<(), StorageError> {
-        self.inner.put(key, bytes, options)
-    }
-    fn delete(&self, key: &str) -> Result<(), StorageError> {
-        self.inner.delete(key)
-    }
-    fn space(&self) -> Result<Option<Space>, StorageError> {
-        self.inner.space()
-    }
-}
 
 fn far() -> OpenOptions {
     OpenOptions {
@@ -98,12 +29,25 @@ fn far() -> OpenOptions {
 fn what_is_far_away_is_asked_for_at_the_same_time_and_once() {
     let source = tempfile::tempdir().unwrap();
     std::fs::write(source.path().join("file"), b"bytes").unwrap();
-    let storage = Arc::new(Together::default());
-    let shared: Arc<dyn Storage> = Arc::<Together>::clone(&storage);
+    let (meeting, strict) = (Arc::new(Meeting::default()), Arc::new(Mutex::new(false)));
+    let (calls, waits) = (Arc::clone(&meeting), Arc::clone(&strict));
+    let storage = WatchedStorage::new(MemoryStorage::default(), 4, move |call| {
+        let what = match call {
+            Call::List(prefix) => prefix,
+            Call::Get(key, _) if key.starts_with("keys/") => "keys/*",
+            Call::Get(key, _) => key,
+            Call::Put(_) => return,
+        };
+        let other = TOGETHER.iter().find(|(one, _)| *one == what);
+        let strict = *waits.lock().unwrap();
+        calls.join(what, |_, begun| {
+            !strict || other.is_none_or(|(_, other)| begun.contains_key(*other))
+        });
+    });
+    let shared: Arc<dyn Storage> = storage;
     create(Arc::clone(&shared), Some("secret"));
-    *storage.strict.lock().unwrap() = true;
-    storage.begun.lock().unwrap().clear();
-    storage.asked.lock().unwrap().clear();
+    *strict.lock().unwrap() = true;
+    meeting.restart();
     let secret = passphrase("secret");
     let repository = Repository::open(shared, Some(&secret), far(), Environment::system()).unwrap();
     let options = BackupOptions {
@@ -117,13 +61,14 @@ fn what_is_far_away_is_asked_for_at_the_same_time_and_once() {
             .snapshot
             .is_some()
     );
-    assert_eq!(*storage.alone.lock().unwrap(), Vec::<String>::new());
-    let mut asked = storage.asked.lock().unwrap().clone();
-    asked.sort();
-    assert_eq!(
-        asked,
-        ["config", "index/", "keys/", "keys/*", "packs/", "snapshots/"]
-    );
+    assert_eq!(meeting.alone(), Vec::<String>::new());
+    let asked = meeting.begun();
+    let asked: Vec<_> = asked
+        .iter()
+        .map(|(what, times)| (what.as_str(), *times))
+        .collect();
+    let once = ["config", "index/", "keys/", "keys/*", "packs/", "snapshots/"];
+    assert_eq!(asked, once.map(|what| (what, 1)));
 }
 
 #[test]
