@@ -5,7 +5,7 @@ mod s3_support;
 use std::thread;
 
 use plakar_core::storage::{Storage, StorageErrorKind as Kind};
-use plakar_testkit::http_message::reply;
+use plakar_testkit::http_message::{refusal, reply};
 use plakar_testkit::http_proxy::{Fault, HttpProxy, Rule};
 use plakar_testkit::s3_fake::S3Fake;
 use plakar_testkit::s3_server::S3Server;
@@ -21,7 +21,7 @@ fn fake_settings() -> Settings {
 #[test]
 fn thousands_of_objects_are_listed_in_order_in_pages_of_any_size() {
     const OBJECTS: usize = 2500;
-    let server = S3Server::start();
+    let server = S3Server::start_plain();
     let storage = open(&server.location("many"), &server.settings());
     let mut wanted: Vec<String> = (0..OBJECTS)
         .map(|number| {
@@ -50,6 +50,22 @@ fn thousands_of_objects_are_listed_in_order_in_pages_of_any_size() {
     assert!(page.more && page.objects.len() == 1000);
     let page = storage.list("packs/", &wanted[OBJECTS - 2], 1000).unwrap();
     assert!(page.objects.len() == 1 && !page.more);
+    // A page that does not come whole is no page, and comes when it is asked for again.
+    let proxy = HttpProxy::before(server.endpoint());
+    let storage = open(&server.location_at(&proxy.endpoint(), "many"), &server.settings());
+    storage.list("", "", 1).unwrap(); // the first call asks for the region before
+    for fault in [
+        Fault::CutBody(50_000),
+        Fault::ResetAfter,
+        Fault::Answer(Box::new(refusal(503, "SlowDown", &[]))),
+    ] {
+        proxy.add(Rule::new("GET", "list-type", fault).times(1));
+        let failed = storage.list("packs/", &wanted[999], 1000).err();
+        assert_eq!(failed.map(|error| error.kind), Some(Kind::Transient));
+        let page = storage.list("packs/", &wanted[999], 1000).unwrap();
+        let listed: Vec<_> = page.objects.iter().map(|object| object.key.as_str()).collect();
+        assert_eq!(listed, wanted[1000..2000]);
+    }
 }
 
 #[test]
