@@ -227,24 +227,15 @@ impl Client {
     /// Another session of the connection, as soon as there is one: a server takes only so many bytes of each before it answers. It may
     /// never come.
     pub(crate) async fn second<'l>(&self, lease: &'l Lease) -> &'l Session {
-        loop {
-            let arrival = self.0.arrivals.notified();
-            if let Some(session) = lease.connection.second.get().filter(|session| !session.is_over()) {
-                return session;
-            }
-            arrival.await;
-        }
+        let second = || lease.connection.second.get();
+        self.0
+            .arrival(|| second().filter(|session| !session.is_over()))
+            .await
     }
 
     /// A connection that nobody uses, as soon as there is one. It may never come.
     pub(crate) async fn idle(&self) -> Lease {
-        loop {
-            let arrival = self.0.arrivals.notified();
-            if let Some(lease) = self.0.idle() {
-                return lease;
-            }
-            arrival.await;
-        }
+        self.0.arrival(|| self.0.idle()).await
     }
 
     /// Opens a connection that nobody waits for.
@@ -302,6 +293,17 @@ impl Connections {
             connection,
             _use: Use::of(slot),
         })
+    }
+
+    /// What `find` finds, looking again whenever there is one more session.
+    async fn arrival<T>(&self, find: impl Fn() -> Option<T>) -> T {
+        loop {
+            let arrival = self.arrivals.notified();
+            if let Some(found) = find() {
+                return found;
+            }
+            arrival.await;
+        }
     }
 
     fn idle(&self) -> Option<Lease> {

@@ -127,17 +127,15 @@ async fn write(
         _ => Ok(None),
     };
     let second = async {
-        tokio::select! {
-            biased;
-            () = writing.all_taken() => Ok(None),
-            session = place.client.second(lease) => along(session).await,
+        match writing.in_time(place.client.second(lease)).await {
+            Some(session) => along(session).await,
+            None => Ok(None),
         }
     };
     let other = async {
-        tokio::select! {
-            biased;
-            () = writing.all_taken() => Ok(None),
-            lease = place.client.idle() => along(&lease).await,
+        match writing.in_time(place.client.idle()).await {
+            Some(lease) => along(&lease).await,
+            None => Ok(None),
         }
     };
     let (found, second, other) = tokio::try_join!(alone, second, other)?;

@@ -53,11 +53,16 @@ impl<'a> Writing<'a> {
         self.taken.load(Ordering::Relaxed).saturating_mul(self.piece) >= self.bytes.len()
     }
 
-    /// Returns when there is nothing left to take.
-    pub(crate) async fn all_taken(&self) {
+    /// What is `coming`, if it comes while there is still something to take.
+    pub(crate) async fn in_time<T>(&self, coming: impl Future<Output = T>) -> Option<T> {
         let over = self.over.notified();
-        if !self.is_all_taken() {
-            over.await;
+        if self.is_all_taken() {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            () = over => None,
+            came = coming => Some(came),
         }
     }
 
