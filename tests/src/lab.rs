@@ -244,22 +244,27 @@ impl Run {
     /// Runs it and expects a failure told on one line that contains `part`.
     #[track_caller]
     pub fn fails(self, code: i32, part: &str) -> Output {
-        let output = self.code(code);
-        let lines: Vec<_> = output.stderr.lines().collect();
-        assert!(
-            lines.len() == 1 && lines[0].contains(part),
-            "wanted one line with `{part}`, got {:?}",
-            output.stderr
-        );
-        output
+        self.tells(code, part, &[])
+    }
+
+    /// The same, beside hints.
+    #[track_caller]
+    pub fn refuses(self, code: i32, part: &str) -> Output {
+        self.tells(code, part, &["hint:"])
     }
 
     /// The same, beside hints and what was tried again.
     #[track_caller]
-    pub fn refuses(self, code: i32, part: &str) -> Output {
+    pub fn gives_up(self, code: i32, part: &str) -> Output {
+        self.tells(code, part, &["hint:", " WARN "])
+    }
+
+    /// Expects one line that contains `part` and does not begin as those do that may stand `beside` it.
+    #[track_caller]
+    fn tells(self, code: i32, part: &str, beside: &[&str]) -> Output {
         let output = self.code(code);
-        let beside = |line: &&str| line.starts_with("hint:") || line.starts_with(" WARN ");
-        let lines: Vec<_> = output.stderr.lines().filter(|line| !beside(line)).collect();
+        let is_beside = |line: &&str| beside.iter().any(|start| line.starts_with(start));
+        let lines: Vec<_> = output.stderr.lines().filter(|line| !is_beside(line)).collect();
         assert!(
             lines.len() == 1 && lines[0].contains(part),
             "wanted one line with `{part}`, got {:?}",

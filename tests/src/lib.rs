@@ -26,4 +26,4 @@ pub mod watched;
 pub use image::{Image, assert_same};
 pub use lab::{Lab, Output, Run};
 pub use tree::{names_below, text};
-pub use wait::wait_until;
+pub use wait::{soon, wait_until};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use plakar_core::storage::{Storage, StorageErrorKind};
 use plakar_testkit::proxy::Proxy;
 use plakar_testkit::sshd::{Sshd, SshdOptions};
-use plakar_testkit::{names_below, random, wait_until};
+use plakar_testkit::{names_below, random, soon};
 use sftp_support::{open, put, with};
 
 const MIB: usize = 1 << 20;
@@ -42,7 +42,7 @@ fn a_large_object_is_written_through_two_sessions_of_a_connection() {
     });
     let (_proxy, storage) = far_from(&server, &[("connections", "1")]);
     put(storage.as_ref(), "first", &random::bytes(0, MIB)).unwrap();
-    wait_until("a second session is begun", || server.sessions() == 2);
+    soon("a second session is begun", || server.sessions() == 2);
     // Its greeting takes a round trip more.
     std::thread::sleep(20 * FAR);
     for (number, bytes) in [
@@ -58,7 +58,7 @@ fn a_large_object_is_written_through_two_sessions_of_a_connection() {
             storage.get(&key, 0, content.len() as u64 + 1).unwrap() == content,
             "{key}"
         );
-        wait_until("both have closed the file", || {
+        soon("both have closed the file", || {
             server.written().len() == before + 2
         });
         let parts = server.written().split_off(before);
@@ -66,7 +66,7 @@ fn a_large_object_is_written_through_two_sessions_of_a_connection() {
         assert!(parts.iter().all(|&part| part > 0), "{parts:?}");
     }
     assert_eq!((server.logins(), server.sessions()), (1, 2));
-    wait_until("nothing but the objects is left", || {
+    soon("nothing but the objects is left", || {
         names_below(&server.data()).len() == 5
     });
 }
@@ -82,7 +82,7 @@ fn sessions_and_connections_that_come_while_large_objects_are_written_take_part(
     proxy.delay(4 * FAR);
     put_at_once(&storage, "large", 2, 48 * MIB);
     // Two sessions of the first connection for both, and of the connection that was opened for the second object one, for either.
-    wait_until("all have closed their files", || server.written().len() == 5);
+    soon("all have closed their files", || server.written().len() == 5);
     let parts = server.written();
     assert_eq!(parts.iter().sum::<u64>(), 96 << 20, "{parts:?}");
     assert!(parts.iter().all(|&part| part > 0), "{parts:?}");
@@ -90,7 +90,7 @@ fn sessions_and_connections_that_come_while_large_objects_are_written_take_part(
         let content = random::bytes(number, 48 * MIB);
         assert!(storage.get(&format!("large/{number}"), 0, 49 << 20).unwrap() == content);
     }
-    wait_until("nothing but the objects is left", || {
+    soon("nothing but the objects is left", || {
         names_below(&server.data()).len() == 2
     });
 }
@@ -100,7 +100,7 @@ fn what_is_cut_off_between_two_sessions_is_no_object() {
     let server = Sshd::start();
     let (proxy, storage) = far_from(&server, &[("connections", "1")]);
     put(storage.as_ref(), "first", &random::bytes(0, MIB)).unwrap();
-    wait_until("a second session is begun", || server.sessions() == 2);
+    soon("a second session is begun", || server.sessions() == 2);
     std::thread::sleep(20 * FAR);
     for round in 0..3 {
         proxy.drop_after((3 + 5 * round) << 20);
@@ -157,10 +157,10 @@ fn a_server_that_is_far_gets_four_connections() {
     let server = Sshd::start();
     let (_proxy, storage) = far_from(&server, &[]);
     put_at_once(&storage, "first", 12, 8 * MIB);
-    wait_until("four connections are open", || server.logins() == 4);
+    soon("four connections are open", || server.logins() == 4);
     put_at_once(&storage, "then", 12, 8 * MIB);
     assert_eq!(server.logins(), 4);
-    wait_until("nothing but the objects is left", || {
+    soon("nothing but the objects is left", || {
         names_below(&server.data()).len() == 24
     });
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use plakar_core::storage::{Storage, StorageError, StorageErrorKind};
 use plakar_testkit::proxy::{Proxy, Way};
 use plakar_testkit::sshd::{Sshd, SshdOptions};
-use plakar_testkit::{names_below, random, wait_until};
+use plakar_testkit::{names_below, random, soon};
 use sftp_support::{open, put, refused, replace, with};
 
 const MIB: usize = 1 << 20;
@@ -61,7 +61,7 @@ fn after_a_connection_broke_in_a_put_the_next_call_works() {
     patiently(|| put(storage.as_ref(), "a/second", &bytes));
     assert_eq!(storage.get("a/second", 0, 16 << 20).unwrap(), bytes);
     // The next put has removed what the broken one left.
-    wait_until("nothing is left over", || {
+    soon("nothing is left over", || {
         names_below(&server.data()) == ["a/first", "a/second"]
     });
 }
@@ -93,7 +93,7 @@ fn puts_that_wait_for_a_full_window_end_with_their_connection() {
         let (storage, bytes, ended) = (Arc::clone(&storage), Arc::clone(&bytes), ended.clone());
         std::thread::spawn(move || ended.send(put(storage.as_ref(), &format!("many/{number}"), &bytes)));
     }
-    wait_until("the objects are being written", || {
+    soon("the objects are being written", || {
         names_below(&server.data())
             .iter()
             .any(|name| name.contains(".tmp-"))
@@ -126,7 +126,7 @@ fn a_server_killed_in_a_put_shows_no_part_of_the_object() {
                 .iter()
                 .any(|name| name.starts_with("a/.tmp-"))
         };
-        wait_until("the object is being written", part_is_there);
+        soon("the object is being written", part_is_there);
         server.kill();
         let error = putting.join().unwrap().unwrap_err();
         assert!(may_be_retried(error.kind), "{error}");
@@ -204,7 +204,7 @@ fn a_server_that_takes_no_more_bytes_is_left_in_the_middle_of_a_put() {
     let (server, storage) = asked_every_second();
     let bytes = random::bytes(10, 64 * MIB);
     let fails_soon = begun(&storage, move |storage| put(storage, "a/large", &bytes));
-    wait_until("the object is being written", || {
+    soon("the object is being written", || {
         names_below(&server.data())
             .iter()
             .any(|name| name.contains(".tmp-"))
@@ -262,7 +262,7 @@ fn hosts_that_are_not_there_are_told_apart() {
         "{message}"
     );
     proxy.drop_all();
-    wait_until("the break is noticed", || {
+    soon("the break is noticed", || {
         storage.stat("x").is_err_and(|error| may_be_retried(error.kind))
     });
     proxy.way(Way::Open);
@@ -330,7 +330,7 @@ fn a_full_disk_is_told_and_leaves_nothing() {
         error.kind == StorageErrorKind::NoSpace && error.message.contains("full"),
         "{error}"
     );
-    wait_until("the part is removed", || {
+    soon("the part is removed", || {
         names_below(small.0.path()) == ["a/fits"]
     });
     put(storage.as_ref(), "a/fits-too", &random::bytes(6, 2 * MIB)).unwrap();
@@ -499,7 +499,7 @@ fn what_killed_writers_left_goes_after_a_day_and_readers_remove_nothing() {
         std::thread::sleep(Duration::from_millis(100));
         assert!(server.path(old).exists());
         replace(storage.as_ref(), "a/object", b"x").unwrap();
-        wait_until("the old one is removed", || !server.path(old).exists());
+        soon("the old one is removed", || !server.path(old).exists());
         assert!(server.path(young).exists() && server.path(foreign).exists());
         fs::write(server.path(old), b"cut").unwrap();
         age(&server.path(old), 25);

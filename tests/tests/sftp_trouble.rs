@@ -107,19 +107,19 @@ fn who_is_not_let_in_or_not_known_is_told_so() {
         )
     };
     lab.configure_nas(&with(&other.identity(), &known));
-    run(&lab, &["ls"]).refuses(77, "127.0.0.1");
+    run(&lab, &["ls"]).gives_up(77, "127.0.0.1");
     // A key of the host that is not the one that was there before.
     let changed = lab.path("home/changed");
     let line = format!("[127.0.0.1]:{} {}\n", server.port(), other.host_key("ed25519"));
     fs::write(&changed, line).unwrap();
     lab.configure_nas(&with(&server.identity(), &changed));
-    let told = run(&lab, &["ls"]).refuses(77, &server.fingerprint("ed25519"));
+    let told = run(&lab, &["ls"]).gives_up(77, &server.fingerprint("ed25519"));
     assert!(told.stderr.contains("changed"), "{}", told.stderr);
-    run(&lab, &["-accept-new-host-key", "ls"]).refuses(77, &server.fingerprint("ed25519"));
+    run(&lab, &["-accept-new-host-key", "ls"]).gives_up(77, &server.fingerprint("ed25519"));
     // An unknown key is added when that is asked for, and known from then on.
     let empty = lab.path("home/known");
     lab.configure_nas(&with(&server.identity(), &empty));
-    run(&lab, &["ls"]).refuses(77, "-accept-new-host-key");
+    run(&lab, &["ls"]).gives_up(77, "-accept-new-host-key");
     run(&lab, &["-accept-new-host-key", "ls"]).ok();
     run(&lab, &["ls"]).ok();
     assert_eq!(fs::read_to_string(&empty).unwrap().lines().count(), 1);
@@ -133,11 +133,11 @@ fn who_is_not_let_in_or_not_known_is_told_so() {
 fn places_that_cannot_be_used_are_told_apart() {
     let server = Sshd::start();
     let lab = lab_of(&server, "connect_timeout_seconds = \"2\"\n");
-    run(&lab, &["ls"]).refuses(66, "no repository");
+    run(&lab, &["ls"]).gives_up(66, "no repository");
     run(&lab, &["create"]).ok();
-    run(&lab, &["create"]).refuses(73, "repository");
-    run(&lab, &["at", "sftp://host.invalid/x", "ls"]).refuses(78, "host.invalid");
-    run(&lab, &["at", "sftp://127.0.0.1:99999/x", "ls"]).refuses(78, "99999");
+    run(&lab, &["create"]).gives_up(73, "repository");
+    run(&lab, &["at", "sftp://host.invalid/x", "ls"]).gives_up(78, "host.invalid");
+    run(&lab, &["at", "sftp://127.0.0.1:99999/x", "ls"]).gives_up(78, "99999");
     let proxy = Proxy::to(server.port());
     proxy.way(Way::Closed);
     let away = lab_through(
@@ -148,8 +148,8 @@ fn places_that_cannot_be_used_are_told_apart() {
     );
     let begun = Instant::now();
     let address = format!("127.0.0.1:{}", proxy.port());
-    run(&away, &["ls"]).refuses(69, &address);
-    run(&away, &["connector", "check", "@nas"]).refuses(69, &address);
+    run(&away, &["ls"]).gives_up(69, &address);
+    run(&away, &["connector", "check", "@nas"]).gives_up(69, &address);
     assert!(
         begun.elapsed() < Duration::from_mins(1),
         "who says how long is not kept waiting"
@@ -180,7 +180,7 @@ fn a_full_or_read_only_place_needs_root_and_is_told_and_the_backup_after_works()
     let little = lab.megabytes("little", 0..4);
     let first = run(&lab, &["backup", "-quiet", text(&little)]).ok().snapshot();
     let much = lab.megabytes("much", 10..110);
-    run(&lab, &["backup", "-quiet", text(&much)]).refuses(73, "full");
+    run(&lab, &["backup", "-quiet", text(&much)]).gives_up(73, "full");
     let left = names_below(small.path());
     assert!(!left.iter().any(|name| name.contains(".tmp-")), "{left:?}");
     comes_back(&lab, &little, &first);
@@ -188,7 +188,7 @@ fn a_full_or_read_only_place_needs_root_and_is_told_and_the_backup_after_works()
     let second = run(&lab, &["backup", "-quiet", text(&much)]).ok().snapshot();
     comes_back(&lab, &much, &second);
     small.read_only(true);
-    run(&lab, &["backup", "-quiet", text(&little)]).refuses(77, "read-only");
+    run(&lab, &["backup", "-quiet", text(&little)]).gives_up(77, "read-only");
     run(&lab, &["check", "-quiet"]).ok();
     small.read_only(false);
 }
